@@ -1,0 +1,36 @@
+"""Shape vocabulary: every tensor that crosses a function's border is named here once.
+
+The axis names are the contract: `row` is one record of the table, `feature` one number of the model space,
+`column` one column of the delivered table, `equation` one scalar equation of a constraint.
+The shapes are checked in the test run only.
+"""
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Rows = Float[Tensor, 'row feature']
+"""Rows in model space."""
+
+Table = Float[Tensor, 'row column']
+"""Rows in the delivered table's columns, in physical units."""
+
+Residuals = Float[Tensor, 'row equation']
+"""One signed entry per equation, in the equation's physical unit."""
+
+Jacobians = Float[Tensor, 'row equation column']
+"""Derivative of each residual by each column, in the residual's unit per the column's unit."""
+
+ColumnMask = Bool[Tensor, 'row column']
+"""True where something holds of a column in a row, e.g. that it may not move."""
+
+PerRow = Float[Tensor, ' row']
+RowMask = Bool[Tensor, ' row']
+RowCodes = Int[Tensor, ' row']
+PerColumn = Float[Tensor, ' column']
+PerEquation = Float[Tensor, ' equation']
+
+Times = Float[Tensor, ' row']
+"""Diffusion time of each row, in the schedule's own unit."""
+
+TimeGrid = Float[Tensor, ' time']
+"""Decreasing diffusion times that a sampler visits; the last one is noise-free."""

@@ -1,0 +1,259 @@
+"""What a constraint is: columns of a table, a residual over them, limits for the residual, a tolerance."""
+
+import abc
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sdv_constrained_diffusion._types import Jacobians, Residuals, Table
+from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError
+
+
+class TableView:
+    """Named columns of a table as tensors: what a residual reads.
+
+    `table.load_mw` and `table['load_mw']` are one column, shape (row,);
+    `table[['p_mw_1', 'p_mw_2']]` is several, shape (row, column).
+    """
+
+    def __init__(self, names: Sequence[str], values: Table, who: str = 'The residual') -> None:
+        """Names the columns of a tensor.
+
+        Args:
+            names: the columns' names, in the order of `values`.
+            values: shape (row, column), physical units.
+            who: the constraint that reads the table, for error messages.
+        """
+        self._position = {name: position for position, name in enumerate(names)}
+        self._values = values
+        self._who = who
+
+    @classmethod
+    def from_dataframe(cls, data: pd.DataFrame, names: Sequence[str], who: str = 'The residual') -> 'TableView':
+        """Reads the named numeric columns of a DataFrame in float64."""
+        values = torch.as_tensor(data[list(names)].to_numpy(dtype='float64', copy=True))
+        return cls(names, values, who)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns' names, in the order of `values`."""
+        return tuple(self._position)
+
+    @property
+    def values(self) -> Table:
+        """All columns, shape (row, column)."""
+        return self._values
+
+    def __getitem__(self, key: str | Sequence[str]) -> Tensor:
+        """One column, shape (row,), for a name; several, shape (row, column), for a sequence of names."""
+        if isinstance(key, str):
+            return self._values[:, self._find(key)]
+        return self._values[:, [self._find(name) for name in key]]
+
+    def __getattr__(self, name: str) -> Tensor:
+        """One column, shape (row,)."""
+        if name.startswith('_'):
+            raise AttributeError(name)
+        return self[name]
+
+    def _find(self, name: str) -> int:
+        if name not in self._position:
+            raise ColumnMissingError(self._who, name, self._position)
+        return self._position[name]
+
+
+@dataclass(frozen=True)
+class Misreading:
+    """A way in which a table may have been written otherwise than a constraint reads it.
+
+    Attributes:
+        cause: what the table seems to hold, e.g. "the angles are in radians".
+        remedy: what the user should do, e.g. "convert va_degree_* with numpy.degrees".
+        reread: maps a view of the table as it came to the view it should have been.
+    """
+
+    cause: str
+    remedy: str
+    reread: Callable[[TableView], TableView]
+
+
+class Constraint(abc.ABC):
+    """A law that rows obey: `lower <= residual <= upper`, up to a tolerance.
+
+    A subclass sets `columns` and `tolerance` and writes `residual`; everything else has a default. Rows never meet:
+    row i of the residual may depend on row i of the table only.
+
+    Attributes:
+        columns: names of the columns the residual reads.
+        lower: smallest residual that is feasible, in the residual's unit.
+        upper: largest residual that is feasible; equal to `lower` for an equality.
+        tolerance: largest violation that counts as feasible, in the residual's unit. A sequence gives one per equation.
+        unit: the residual's unit, for reports. A sequence gives one per equation.
+        name: how reports and errors call the constraint.
+    """
+
+    columns: tuple[str, ...]
+    lower: float | Sequence[float] = 0.0
+    upper: float | Sequence[float] = 0.0
+    tolerance: float | Sequence[float] = 1e-6
+    unit: str | Sequence[str] = ''
+
+    @property
+    def name(self) -> str:
+        """How reports and errors call the constraint."""
+        return type(self).__name__
+
+    @abc.abstractmethod
+    def residual(self, table: TableView) -> Tensor:
+        """The law's left-hand side, zero when an equality holds.
+
+        Args:
+            table: the columns, in physical units; float64 when finished rows are judged.
+
+        Returns:
+            shape (row, equation), or (row,) for a single equation; in `unit`, differentiable by torch.
+        """
+
+    def equation_names(self, number: int) -> list[str]:
+        """Names the constraint's equations for reports.
+
+        Args:
+            number: how many equations `residual` returned.
+        """
+        return [self.name] if number == 1 else [f'{self.name}[{index}]' for index in range(number)]
+
+    def jacobian(self, table: TableView) -> Jacobians:
+        """Derivative of the residual by the columns of `table`, by automatic differentiation.
+
+        Override it where a closed form is cheaper.
+
+        Returns:
+            shape (row, equation, column), columns in the order of `table.names`.
+        """
+        values = table.values.detach().requires_grad_(True)
+        with torch.enable_grad():
+            residual = evaluate(self, TableView(table.names, values, self.name))
+            if not residual.requires_grad:
+                raise ConstraintError(
+                    f'{self.name} must return a residual that torch can differentiate by its columns, but the result '
+                    'does not depend on them. Compute it with torch operations on the columns, without .numpy(), '
+                    '.item() or .detach().'
+                )
+            # Rows never meet, so the gradient of a sum over rows holds every row's own derivative.
+            by_equation = [
+                torch.autograd.grad(residual[:, equation].sum(), values, retain_graph=True, allow_unused=True)[0]
+                for equation in range(residual.shape[1])
+            ]
+        return torch.stack([torch.zeros_like(values) if g is None else g for g in by_equation], dim=1)
+
+    def require(self, available: Iterable[str]) -> None:
+        """Checks that a table has the constraint's columns; override it to tell how else to name them.
+
+        Args:
+            available: the table's column names.
+
+        Raises:
+            ColumnMissingError: one is missing; the message names it and what looks close.
+        """
+        available = list(available)
+        for name in self.columns:
+            if name not in available:
+                raise ColumnMissingError(self.name, name, available)
+
+    def misreadings(self) -> Iterable[Misreading]:
+        """Mistakes in units or signs that users make with this constraint's columns; none by default."""
+        return ()
+
+
+def evaluate(constraint: Constraint, table: TableView) -> Residuals:
+    """Calls a constraint's residual and gives it its shape.
+
+    Args:
+        constraint: the constraint.
+        table: at least the constraint's columns, in physical units.
+
+    Returns:
+        shape (row, equation).
+
+    Raises:
+        ConstraintError: the residual is no tensor, or its first axis is not the table's rows.
+    """
+    residual = constraint.residual(table)
+    rows = table.values.shape[0]
+    if not isinstance(residual, Tensor):
+        raise ConstraintError(
+            f'{constraint.name}.residual must return a torch.Tensor of shape (row,) or (row, equation); '
+            f'it returned {type(residual).__name__}. Compute it with torch operations on the columns.'
+        )
+    if residual.ndim not in (1, 2) or residual.shape[0] != rows:
+        raise ConstraintError(
+            f'{constraint.name}.residual must return shape ({rows},) or ({rows}, equation) for {rows} rows; '
+            f'it returned {tuple(residual.shape)}. Reduce over columns only, never over rows.'
+        )
+    return residual[:, None] if residual.ndim == 1 else residual
+
+
+class FunctionConstraint(Constraint):
+    """A constraint made of a function; what the `@constraint` decorator returns."""
+
+    def __init__(
+        self,
+        function: Callable[[TableView], Tensor],
+        columns: Iterable[str],
+        lower: float | Sequence[float] = 0.0,
+        upper: float | Sequence[float] = 0.0,
+        tolerance: float | Sequence[float] = 1e-6,
+        unit: str | Sequence[str] = '',
+    ) -> None:
+        """Keeps the function and the constraint's data; arguments as in `Constraint`."""
+        self.function = function
+        self.columns = tuple(columns)
+        self.lower, self.upper = lower, upper
+        self.tolerance, self.unit = tolerance, unit
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return self.function.__name__
+
+    def residual(self, table: TableView) -> Tensor:
+        """The function's value."""
+        return self.function(table)
+
+
+def constraint(
+    columns: Iterable[str],
+    lower: float | Sequence[float] = 0.0,
+    upper: float | Sequence[float] = 0.0,
+    tolerance: float | Sequence[float] = 1e-6,
+    unit: str | Sequence[str] = '',
+) -> Callable[[Callable[[TableView], Tensor]], FunctionConstraint]:
+    """Turns a function of a table into a constraint.
+
+    ```python
+    @constraint(columns=['gen_mw', 'load_mw', 'loss_mw'], tolerance=1e-6, unit='MW')
+    def balance(table):
+        return table.gen_mw - table.load_mw - table.loss_mw
+    ```
+
+    Args:
+        columns: names of the columns the function reads.
+        lower: smallest feasible residual, in `unit`.
+        upper: largest feasible residual, in `unit`; an equality when both are 0.
+        tolerance: largest violation that counts as feasible, in `unit`.
+        unit: the residual's unit.
+
+    Raises:
+        ConstraintError: `columns` is a string instead of a sequence of names.
+    """
+    if isinstance(columns, str):
+        raise ConstraintError(f'@constraint needs columns as a sequence of names; it got the string {columns!r}.')
+    names = tuple(columns)
+
+    def decorate(function: Callable[[TableView], Tensor]) -> FunctionConstraint:
+        return FunctionConstraint(function, names, lower, upper, tolerance, unit)
+
+    return decorate

@@ -1,0 +1,115 @@
+"""Do the training rows obey their constraints, and if not at all: which unit or sign was mistaken?"""
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from sdv_constrained_diffusion.constraints.base import Constraint, Misreading, TableView, evaluate
+from sdv_constrained_diffusion.constraints.system import ConstraintSystem
+from sdv_constrained_diffusion.errors import ConstraintError, ConstraintMismatchError, DataError
+
+GROSS = 100.0
+"""A constraint is missed grossly when no row is feasible and the median row is this many tolerances off."""
+
+
+def diagnose(constraints: Iterable[Constraint], data: pd.DataFrame) -> pd.DataFrame:
+    """Measures the residuals of training rows and refuses rows that cannot be meant as they are.
+
+    Args:
+        constraints: the constraints.
+        data: the training table.
+
+    Returns:
+        one row per constraint: `constraint`, `unit`, `tolerance` (of its worst equation), `share_feasible`, and the
+        median and largest violation over rows, each row's worst equation counting, in that unit.
+
+    Raises:
+        ColumnMissingError: a constrained column is not in the table.
+        DataError: a constrained column is not numeric, or holds NaN or inf.
+        ConstraintError: a residual is not finite on a training row.
+        ConstraintMismatchError: no row is feasible and the median row is far off.
+    """
+    return pd.DataFrame([_diagnose(constraint, data) for constraint in constraints])
+
+
+def _diagnose(constraint: Constraint, data: pd.DataFrame) -> dict[str, object]:
+    _check_columns(constraint, data)
+    system = ConstraintSystem([constraint], data)
+    values = system.values(data)
+    residual = system.residual(values)
+    if not residual.isfinite().all():
+        row, number = (~residual.isfinite()).nonzero()[0].tolist()
+        raise ConstraintError(
+            f'{constraint.name} must be finite on every training row; its equation {system.equations[number].name!r} '
+            f'gives {residual[row, number].item()} in row {data.index[row]}. '
+            'Guard divisions, logarithms and roots in the residual, or drop the row.'
+        )
+    violation = system.violation(residual)
+    in_tolerances = violation / system.tolerance
+    excess, worst = in_tolerances.max(dim=1)
+    # The equation in which most rows are worst speaks for the constraint: its unit is the one reported.
+    equation = system.equations[int(worst.mode().values)]
+    own = violation[:, int(worst.mode().values)]
+    found = {
+        'constraint': constraint.name,
+        'unit': equation.unit,
+        'tolerance': equation.tolerance,
+        'share_feasible': float((excess <= 1).double().mean()),
+        'violation_median': float(own.median()),
+        'violation_max': float(own.max()),
+    }
+    if found['share_feasible'] == 0 and float(excess.median()) > GROSS:
+        raise ConstraintMismatchError(
+            f'{constraint.name} holds in none of the {len(data)} training rows: the median violation of '
+            f'{equation.name!r} is {found["violation_median"]:.4g} {equation.unit}, its tolerance '
+            f'{equation.tolerance:.4g} {equation.unit}. {_likely_cause(constraint, system, data)}'
+        )
+    return found
+
+
+def _check_columns(constraint: Constraint, data: pd.DataFrame) -> None:
+    constraint.require(data.columns)
+    for name in constraint.columns:
+        try:
+            numbers = data[name].to_numpy(dtype='float64', na_value=float('nan'))
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f'{constraint.name} needs numbers in column {name!r}; it got {data[name].dtype} values such as '
+                f'{data[name].iloc[0]!r}. Convert the column, or leave it out of the constraint.'
+            ) from error
+        bad = ~pd.Series(numbers).between(-float('inf'), float('inf'), inclusive='neither').to_numpy()
+        if bad.any():
+            raise DataError(
+                f'{constraint.name} needs finite numbers in column {name!r}; {int(bad.sum())} of {len(data)} rows hold '
+                f'{numbers[bad.argmax()]}, the first is row {data.index[bad.argmax()]}. Drop or repair these rows.'
+            )
+
+
+def _likely_cause(constraint: Constraint, system: ConstraintSystem, data: pd.DataFrame) -> str:
+    """Which misreading, or which few together, would make the rows feasible."""
+    known = list(constraint.misreadings())
+    table = TableView.from_dataframe(data, constraint.columns, constraint.name)
+    combinations = itertools.chain.from_iterable(
+        itertools.combinations(known, number) for number in range(1, len(known) + 1)
+    )
+    for combination in combinations:
+        if _feasible_when_reread(constraint, system, table, combination):
+            causes = ' and '.join(misreading.cause for misreading in combination)
+            remedies = ' and '.join(misreading.remedy for misreading in combination)
+            return f'Likely cause: {causes}. To mend it, {remedies}.'
+    return (
+        'Check the units and signs of its columns; if the values were rounded or measured, give the constraint a '
+        'tolerance that allows it.'
+    )
+
+
+def _feasible_when_reread(
+    constraint: Constraint, system: ConstraintSystem, table: TableView, combination: Sequence[Misreading]
+) -> bool:
+    """Whether most rows are within tolerance, or a thousandth of the size they were, when read another way."""
+    before = system.violation(evaluate(constraint, table)) / system.tolerance
+    for misreading in combination:
+        table = misreading.reread(table)
+    after = system.violation(evaluate(constraint, table)) / system.tolerance
+    return bool(after.amax(1).median() <= max(1.0, 1e-3 * float(before.amax(1).median())))

@@ -1,0 +1,154 @@
+"""Several constraints bound to one table: one stacked residual, one Jacobian, one verdict per row."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sdv_constrained_diffusion._types import Jacobians, PerEquation, PerRow, Residuals, RowMask, Table
+from sdv_constrained_diffusion.constraints.base import Constraint, TableView, evaluate
+from sdv_constrained_diffusion.errors import ConstraintError
+
+
+@dataclass(frozen=True)
+class Equation:
+    """One scalar equation `lower <= residual <= upper` of a system, in its own unit.
+
+    Attributes:
+        constraint: name of the constraint it belongs to.
+        name: the equation's own name.
+        unit: unit of the residual, of the limits and of the tolerance.
+        lower: smallest feasible residual.
+        upper: largest feasible residual.
+        tolerance: largest violation that counts as feasible.
+    """
+
+    constraint: str
+    name: str
+    unit: str
+    lower: float
+    upper: float
+    tolerance: float
+
+
+class ConstraintSystem:
+    """Constraints that hold together on one table.
+
+    Attributes:
+        constraints: the constraints, in the order they were given.
+        columns: every column that some constraint reads, in the table's order.
+        equations: all scalar equations, constraint by constraint.
+    """
+
+    def __init__(self, constraints: Iterable[Constraint], example: pd.DataFrame) -> None:
+        """Binds constraints to a table.
+
+        Args:
+            constraints: the constraints.
+            example: at least one row of the table; tells the columns' order and the number of equations.
+
+        Raises:
+            ColumnMissingError: a constraint reads a column that the table lacks.
+            ConstraintError: a residual has the wrong shape, or limits and tolerances do not fit it.
+        """
+        self.constraints = tuple(constraints)
+        for constraint in self.constraints:
+            constraint.require(example.columns)
+        wanted = {name for constraint in self.constraints for name in constraint.columns}
+        self.columns = tuple(name for name in example.columns if name in wanted)
+        self.equations = tuple(
+            equation for constraint in self.constraints for equation in _equations(constraint, example.head(1))
+        )
+        self._lower = torch.tensor([equation.lower for equation in self.equations], dtype=torch.float64)
+        self._upper = torch.tensor([equation.upper for equation in self.equations], dtype=torch.float64)
+        self._tolerance = torch.tensor([equation.tolerance for equation in self.equations], dtype=torch.float64)
+
+    @property
+    def lower(self) -> PerEquation:
+        """Smallest feasible residual of each equation."""
+        return self._lower
+
+    @property
+    def upper(self) -> PerEquation:
+        """Largest feasible residual of each equation."""
+        return self._upper
+
+    @property
+    def tolerance(self) -> PerEquation:
+        """Largest violation that counts as feasible, per equation."""
+        return self._tolerance
+
+    def values(self, data: pd.DataFrame) -> Table:
+        """The constrained columns of a table, shape (row, column) in the order of `columns`, float64."""
+        return TableView.from_dataframe(data, self.columns).values
+
+    def residual(self, values: Table) -> Residuals:
+        """All equations' residuals, each in its own unit.
+
+        Args:
+            values: shape (row, column) in the order of `columns`, physical units.
+
+        Returns:
+            shape (row, equation) in the order of `equations`.
+        """
+        return torch.cat([evaluate(each, self._view(each, values)) for each in self.constraints], dim=1)
+
+    def jacobian(self, values: Table) -> Jacobians:
+        """Derivative of every residual by every constrained column, shape (row, equation, column)."""
+        blocks = []
+        for constraint in self.constraints:
+            own = constraint.jacobian(self._view(constraint, values))
+            block = values.new_zeros(own.shape[0], own.shape[1], len(self.columns))
+            block[:, :, [self.columns.index(name) for name in constraint.columns]] = own
+            blocks.append(block)
+        return torch.cat(blocks, dim=1)
+
+    def deviation(self, residual: Residuals) -> Residuals:
+        """Signed distance of residuals from their feasible interval, zero inside it."""
+        return residual - residual.clamp(self._lower, self._upper)
+
+    def violation(self, residual: Residuals) -> Residuals:
+        """How far each residual lies outside [lower, upper], at least 0, in its own unit."""
+        return self.deviation(residual).abs()
+
+    def excess(self, values: Table) -> PerRow:
+        """Each row's largest violation, in units of the equation's tolerance: feasible rows have at most 1."""
+        return (self.violation(self.residual(values)) / self._tolerance).amax(dim=1)
+
+    def feasible(self, values: Table) -> RowMask:
+        """True for rows that obey every equation within its tolerance; NaN is never feasible."""
+        return self.excess(values) <= 1
+
+    def _view(self, constraint: Constraint, values: Table) -> TableView:
+        positions = [self.columns.index(name) for name in constraint.columns]
+        return TableView(constraint.columns, values[:, positions], constraint.name)
+
+
+def _equations(constraint: Constraint, example: pd.DataFrame) -> list[Equation]:
+    """The scalar equations of one constraint, counted on an example row."""
+    residual = evaluate(constraint, TableView.from_dataframe(example, constraint.columns, constraint.name))
+    number = residual.shape[1]
+    lower, upper = _per_equation(constraint, 'lower', number), _per_equation(constraint, 'upper', number)
+    tolerance, unit = _per_equation(constraint, 'tolerance', number), _per_equation(constraint, 'unit', number)
+    for low, high, largest in zip(lower, upper, tolerance, strict=True):
+        if not low <= high:
+            raise ConstraintError(f'{constraint.name} needs lower <= upper; it got {low} and {high}. Swap the limits.')
+        if not largest > 0:
+            raise ConstraintError(f'{constraint.name} needs a tolerance above 0 {unit[0]}; it got {largest}.')
+    names = constraint.equation_names(number)
+    return [Equation(constraint.name, *facts) for facts in zip(names, unit, lower, upper, tolerance, strict=True)]
+
+
+def _per_equation(constraint: Constraint, attribute: str, number: int) -> list:
+    """Spreads a scalar attribute over all equations, or checks that a sequence has one entry for each."""
+    value = getattr(constraint, attribute)
+    if isinstance(value, str) or not isinstance(value, Sequence | Tensor):
+        return [value] * number
+    if len(value) != number:
+        raise ConstraintError(
+            f'{constraint.name} has {number} equations, but its {attribute!r} has {len(value)} entries. '
+            'Give one number for all, or one per equation.'
+        )
+    return list(value)

@@ -1,0 +1,135 @@
+r"""Noise scales: `x_t = \alpha_t x_0 + \sigma_t \epsilon` (Ho et al. 2020, eq. 4; Karras et al. 2022).
+
+A schedule knows three things: the scales at a time, which times training draws, and which times a sampler visits.
+"""
+
+import abc
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sdv_constrained_diffusion._types import TimeGrid, Times
+
+
+class Noise(NamedTuple):
+    """Signal scale `alpha` and noise scale `sigma` at a time, shape () or (row, 1)."""
+
+    alpha: Tensor
+    sigma: Tensor
+
+
+class Schedule(abc.ABC):
+    """Noise scales as functions of a diffusion time; each schedule has its own unit of time."""
+
+    @abc.abstractmethod
+    def noise(self, t: Tensor) -> Noise:
+        """Scales at the times `t`, each of the shape of `t`."""
+
+    @abc.abstractmethod
+    def draw(self, num_rows: int, generator: torch.Generator) -> Times:
+        """Times at which training rows are noised, shape (row,)."""
+
+    @abc.abstractmethod
+    def grid(self, num_steps: int) -> TimeGrid:
+        """The `num_steps + 1` times a sampler visits, from pure noise to the noise-free time."""
+
+    def condition(self, t: Tensor) -> Tensor:
+        """What the backbone is told about the time, of order 1 to 1000."""
+        return t
+
+
+class DiscreteSchedule(Schedule):
+    r"""T noise levels with `\alpha_t^2 + \sigma_t^2 = 1`; times are 0 (clean) to T.
+
+    Attributes:
+        alpha_bar: `\bar\alpha_t = \prod_{i \le t} (1 - \beta_i)` for t = 0 ... T, shape (T + 1,).
+    """
+
+    def __init__(self, betas: Tensor) -> None:
+        r"""Builds the products.
+
+        Args:
+            betas: variances `\beta_1 ... \beta_T` of the forward steps, each in (0, 1), shape (T,).
+        """
+        self.alpha_bar = torch.cat([betas.new_ones(1), (1 - betas).cumprod(0)])
+
+    @property
+    def num_levels(self) -> int:
+        """T."""
+        return len(self.alpha_bar) - 1
+
+    def noise(self, t: Tensor) -> Noise:
+        r"""`\alpha_t = \sqrt{\bar\alpha_t}`, `\sigma_t = \sqrt{1 - \bar\alpha_t}` (Ho et al. 2020, eq. 4)."""
+        alpha_bar = self.alpha_bar[t.long()]
+        return Noise(alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
+
+    def draw(self, num_rows: int, generator: torch.Generator) -> Times:
+        """`t ~ Uniform({1, ..., T})` (Algorithm 1, line 3)."""
+        return torch.randint(1, self.num_levels + 1, (num_rows,), generator=generator).double()
+
+    def grid(self, num_steps: int) -> TimeGrid:
+        """An even subsequence of T, ..., 1, followed by 0 (Song et al. 2020, section 4.2)."""
+        return torch.linspace(self.num_levels, 0, num_steps + 1, dtype=torch.float64).round()
+
+
+def linear_schedule(num_levels: int = 1000, first: float = 1e-4, last: float = 0.02) -> DiscreteSchedule:
+    r"""`\beta_t` linear from `first` to `last` (Ho et al. 2020, section 4)."""
+    return DiscreteSchedule(torch.linspace(first, last, num_levels, dtype=torch.float64))
+
+
+def cosine_schedule(num_levels: int = 1000, offset: float = 0.008) -> DiscreteSchedule:
+    r"""`\bar\alpha_t = f(t) / f(0)`, `f(t) = \cos^2(\frac{t/T + s}{1 + s} \frac\pi2)` (Nichol and Dhariwal 2021, eq. 17)."""
+    t = torch.arange(num_levels + 1, dtype=torch.float64) / num_levels
+    f = torch.cos((t + offset) / (1 + offset) * math.pi / 2) ** 2
+    return DiscreteSchedule((1 - f[1:] / f[:-1]).clamp(max=0.999))
+
+
+class EDMSchedule(Schedule):
+    r"""Signal unscaled, time is the noise scale itself: `\alpha_t = 1`, `\sigma_t = t` (Karras et al. 2022, table 1).
+
+    Attributes:
+        smallest: smallest noise scale a sampler visits before 0.
+        largest: noise scale at which sampling starts.
+    """
+
+    def __init__(
+        self,
+        smallest: float = 0.002,
+        largest: float = 80.0,
+        rho: float = 7.0,
+        log_mean: float = -2.0,
+        log_std: float = 1.8,
+    ) -> None:
+        """Keeps the scales.
+
+        Args:
+            smallest: smallest noise scale a sampler visits before 0.
+            largest: noise scale at which sampling starts.
+            rho: how much the grid crowds towards small noise (eq. 5 there).
+            log_mean: mean of the logarithm of the noise scale in training.
+            log_std: its standard deviation.
+        """
+        self.smallest, self.largest, self.rho = smallest, largest, rho
+        self.log_mean, self.log_std = log_mean, log_std
+
+    def noise(self, t: Tensor) -> Noise:
+        """`alpha = 1`, `sigma = t`."""
+        return Noise(torch.ones_like(t), t)
+
+    def draw(self, num_rows: int, generator: torch.Generator) -> Times:
+        r"""`\ln\sigma \sim N(P_{mean}, P_{std}^2)`, cut to the range that sampling visits."""
+        normal = torch.randn(num_rows, generator=generator, dtype=torch.float64)
+        return (self.log_mean + self.log_std * normal).exp().clamp(self.smallest, self.largest)
+
+    def grid(self, num_steps: int) -> TimeGrid:
+        r"""`(\sigma_{max}^{1/\rho} + \frac{i}{N-1}(\sigma_{min}^{1/\rho} - \sigma_{max}^{1/\rho}))^\rho`, then 0 (eq. 5)."""
+        root = torch.linspace(
+            self.largest ** (1 / self.rho), self.smallest ** (1 / self.rho), num_steps, dtype=torch.float64
+        )
+        return torch.cat([root**self.rho, root.new_zeros(1)])
+
+    def condition(self, t: Tensor) -> Tensor:
+        r"""`c_{noise} = \frac14 \ln\sigma` (table 1), times 1000 to span the embedding's frequencies."""
+        return 250 * t.log()

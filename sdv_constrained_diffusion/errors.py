@@ -1,0 +1,63 @@
+"""Exceptions. Each message states who complains, what was wanted, what came, and what to do next."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConstrainedDiffusionError(Exception):
+    """Base class of every error this package raises on its own account."""
+
+
+class ConstraintError(ConstrainedDiffusionError, ValueError):
+    """A constraint is ill defined: wrong columns, wrong shape, a residual that is not finite."""
+
+
+class ColumnMissingError(ConstraintError):
+    """A constraint names a column that the table lacks."""
+
+    def __init__(self, who: str, missing: str, available: Iterable[str], hint: str = '') -> None:
+        """Words the error.
+
+        Args:
+            who: the constraint that asked for the column.
+            missing: the column it asked for.
+            available: the columns the table has.
+            hint: what the caller can pass instead; a general sentence when empty.
+        """
+        close = difflib.get_close_matches(str(missing), [str(name) for name in available], n=3)
+        looks = f' Columns that look close: {", ".join(map(repr, close))}.' if close else ''
+        hint = hint or 'Rename the column, or name an existing one in the constraint.'
+        super().__init__(f'{who} needs column {missing!r}, which the table lacks.{looks} {hint}')
+
+
+class ConstraintMismatchError(ConstrainedDiffusionError, ValueError):
+    """The training rows miss a constraint grossly and systematically: a unit or a sign is wrong."""
+
+
+class DataError(ConstrainedDiffusionError, ValueError):
+    """The training table cannot be learned from: too few rows, inf or NaN where a number is needed."""
+
+
+class GridError(ConstrainedDiffusionError, ValueError):
+    """A power network cannot be turned into equations: isolated buses, a power flow that fails."""
+
+
+class PluginError(ConstrainedDiffusionError, ImportError):
+    """A constraint plug-in is unknown or cannot be imported."""
+
+
+class MissingExtraError(ConstrainedDiffusionError, ImportError):
+    """An optional library is needed that is not installed."""
+
+    def __init__(self, who: str, library: str, extra: str) -> None:
+        """Words the error.
+
+        Args:
+            who: the feature that needs the library.
+            library: the library's import name.
+            extra: the extra of this distribution that installs it.
+        """
+        super().__init__(
+            f'{who} needs the library {library!r}, which is not installed. '
+            f"Install it with: pip install 'sdv-constrained-diffusion[{extra}]'"
+        )

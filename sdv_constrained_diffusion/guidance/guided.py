@@ -1,0 +1,61 @@
+"""A guided denoiser is a denoiser: it returns a corrected `x0_hat`, so every sampler takes it (Algorithm 3)."""
+
+import abc
+
+import torch
+
+from sdv_constrained_diffusion._types import ColumnMask, PerRow, Rows, Table, Times
+from sdv_constrained_diffusion.diffusion.denoiser import Denoiser
+from sdv_constrained_diffusion.guidance.chord import Chord
+from sdv_constrained_diffusion.tabular.encoder import TableEncoder
+
+
+class GuidedDenoiser(Denoiser):
+    """Wraps a denoiser and corrects the constrained columns of each estimate.
+
+    Attributes:
+        chord: the constraints and their linearisation.
+    """
+
+    def __init__(self, denoiser: Denoiser, encoder: TableEncoder, chord: Chord) -> None:
+        """Keeps the parts.
+
+        Args:
+            denoiser: the trained denoiser.
+            encoder: the whole table's encoder; its constrained columns are selected here.
+            chord: the constraints and their linearisation at the mean row.
+        """
+        super().__init__()
+        self._denoiser, self.schedule = denoiser, denoiser.schedule
+        self._encoder = encoder.select(chord.system.columns)
+        self.chord = chord
+
+    @abc.abstractmethod
+    def correct(self, values: Table, fixed: ColumnMask, t: Times) -> Table:
+        """Corrects estimates of the clean rows.
+
+        Args:
+            values: constrained columns of `x0_hat`, shape (row, column), physical units.
+            fixed: columns that must stay, shape (row, column).
+            t: each row's time.
+        """
+
+    def forward(self, x_t: Rows, t: Times) -> Rows:
+        """Noisy rows and times -> `x0_hat`, corrected in rows with more signal than noise.
+
+        Earlier estimates are blurred means that no row of the table looks like; correcting them costs time and gains
+        nothing. Values in a point mass stay exactly there.
+        """
+        x0_hat = self._denoiser(x_t, t)
+        alpha, sigma = self.schedule.noise(t)
+        clear = alpha >= sigma
+        if clear.any():
+            values = self._encoder.decode(x0_hat[clear])
+            fixed = self._encoder.point_masses(values)
+            corrected = self.correct(values, fixed, t[clear])
+            x0_hat[clear] = self._encoder.replace(x0_hat[clear], corrected, ~fixed)
+        return x0_hat
+
+    def loss(self, x_0: Rows, generator: torch.Generator) -> PerRow:
+        """Guidance has nothing to train; the wrapped denoiser's loss."""
+        return self._denoiser.loss(x_0, generator)

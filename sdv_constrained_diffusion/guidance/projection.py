@@ -1,0 +1,120 @@
+r"""Finished rows onto the constraints, in float64 and physical units.
+
+Chord Gauss-Newton `v <- v - K h(v)` with one K for all rows; rows it does not serve get damped Gauss-Newton with a
+Jacobian of their own. Every row ends with a code; the caller redraws what failed.
+"""
+
+import enum
+from dataclasses import dataclass
+
+import torch
+
+from sdv_constrained_diffusion._types import ColumnMask, Jacobians, PerRow, Residuals, RowCodes, Table
+from sdv_constrained_diffusion.guidance.chord import Chord, standardised_move
+
+MARGIN = 0.1
+"""Rows are projected to this share of the tolerance, so that a later change in the last digits does not undo them."""
+
+
+class ResultCode(enum.IntEnum):
+    """How a row's projection ended."""
+
+    CONVERGED = 0
+    MAX_STEPS = 1
+    """The residual still shrank when the steps ran out, or too slowly: draw another row."""
+    SINGULAR = 2
+    """No column that may move changes the residual: too many columns are fixed."""
+    NOT_FINITE = 3
+    """The residual is NaN or infinite: the row lies outside the constraint's domain."""
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Rows after projection.
+
+    Attributes:
+        values: constrained columns, shape (row, column).
+        codes: a `ResultCode` per row.
+        displacement: root mean square move of the row's columns, in column standard deviations.
+    """
+
+    values: Table
+    codes: RowCodes
+    displacement: PerRow
+
+
+def project(chord: Chord, values: Table, fixed: ColumnMask, chord_steps: int = 12, newton_steps: int = 30) -> Projected:
+    """Moves rows the shortest way, in column standard deviations, to where the constraints hold.
+
+    Args:
+        chord: the constraints and their linearisation.
+        values: constrained columns, shape (row, column), float64.
+        fixed: columns that may not move, shape (row, column).
+        chord_steps: steps with the shared K before a row gets its own Jacobian.
+        newton_steps: steps with its own Jacobian before a row is given up.
+    """
+    projected = _chord_steps(chord, values, fixed, chord_steps)
+    codes = torch.full((len(values),), ResultCode.CONVERGED, dtype=torch.int64)
+    stragglers = (~(chord.system.excess(projected) <= MARGIN)).nonzero()[:, 0]
+    if len(stragglers):
+        projected[stragglers] = _newton_steps(chord, values[stragglers], fixed[stragglers], newton_steps)
+        codes[stragglers] = _verdict(chord, projected[stragglers], fixed[stragglers])
+    return Projected(projected, codes, standardised_move(projected, values, chord.scale))
+
+
+def _chord_steps(chord: Chord, values: Table, fixed: ColumnMask, num_steps: int) -> Table:
+    """Shared-K steps for each row until it is done or shrinks by less than half."""
+    system = chord.system
+    current, pending = values.clone(), torch.arange(len(values))
+    previous = values.new_full((len(values),), torch.inf)
+    for _ in range(num_steps):
+        deviation = system.deviation(system.residual(current[pending]))
+        size = (deviation.abs() / system.tolerance).amax(1)
+        going = (size > MARGIN) & (size <= 0.5 * previous)
+        pending, previous, deviation = pending[going], size[going], deviation[going]
+        if not len(pending):
+            break
+        current[pending] = chord.step(current[pending], deviation, fixed[pending])
+    return current
+
+
+def _newton_steps(chord: Chord, values: Table, fixed: ColumnMask, num_steps: int) -> Table:
+    r"""Levenberg-Marquardt per row: `u <- u - J^T (J J^T + \mu I)^{-1} h`, mu tenfold up or down (Marquardt 1963)."""
+    system, current = chord.system, values.clone()
+    damping = values.new_full((len(values), 1, 1), 1e-6)
+    deviation = system.deviation(system.residual(current)) / chord.equation_scale
+    identity = torch.eye(len(system.equations), dtype=values.dtype)
+    for _ in range(num_steps):
+        jacobian = _standardised_jacobian(chord, current, fixed, deviation)
+        normal = jacobian @ jacobian.mT + damping * identity
+        multiplier, _ = torch.linalg.solve_ex(normal, deviation[:, :, None])
+        trial = current - (jacobian.mT @ multiplier)[:, :, 0] * chord.scale
+        trial_deviation = system.deviation(system.residual(trial)) / chord.equation_scale
+        better = trial_deviation.norm(dim=1) < deviation.norm(dim=1)
+        current = torch.where(better[:, None], trial, current)
+        deviation = torch.where(better[:, None], trial_deviation, deviation)
+        damping = torch.where(better[:, None, None], damping / 10, damping * 10).clamp(1e-14, 1e6)
+        if bool((system.excess(current) <= MARGIN).all()):
+            break
+    return current
+
+
+def _standardised_jacobian(chord: Chord, values: Table, fixed: ColumnMask, deviation: Residuals) -> Jacobians:
+    """Each row's own Jacobian by standardised columns, without fixed columns and idle inequalities."""
+    system = chord.system
+    jacobian = system.jacobian(values) * chord.scale / chord.equation_scale[:, None]
+    idle = (system.lower < system.upper) & (deviation == 0)
+    return jacobian.masked_fill(fixed[:, None, :] | idle[:, :, None], 0)
+
+
+def _verdict(chord: Chord, values: Table, fixed: ColumnMask) -> RowCodes:
+    """Why rows did not converge, for those that did not."""
+    system = chord.system
+    deviation = system.deviation(system.residual(values)) / chord.equation_scale
+    jacobian = _standardised_jacobian(chord, values, fixed, deviation)
+    # No way down: the residual is orthogonal to everything that the free columns can change.
+    downhill = (jacobian.mT @ deviation[:, :, None])[:, :, 0].norm(dim=1)
+    stuck = downhill <= 1e-6 * deviation.norm(dim=1)
+    codes = torch.where(stuck, int(ResultCode.SINGULAR), int(ResultCode.MAX_STEPS))
+    codes = codes.masked_fill(~deviation.isfinite().all(1), int(ResultCode.NOT_FINITE))
+    return codes.masked_fill(system.feasible(values), int(ResultCode.CONVERGED))

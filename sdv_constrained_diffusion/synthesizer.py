@@ -1,0 +1,297 @@
+"""The SDV face: `ConstrainedDiffusionSynthesizer`."""
+
+import dataclasses
+import logging
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sdv.errors import NotFittedError, SamplingError, SynthesizerInputError
+from sdv.single_table.base import BaseSingleTableSynthesizer
+from tqdm import tqdm
+
+from sdv_constrained_diffusion.constraints.base import Constraint
+from sdv_constrained_diffusion.constraints.diagnosis import diagnose
+from sdv_constrained_diffusion.constraints.system import ConstraintSystem
+from sdv_constrained_diffusion.diffusion.presets import PRESETS
+from sdv_constrained_diffusion.errors import ConstraintError, DataError
+from sdv_constrained_diffusion.guidance.chord import Chord
+from sdv_constrained_diffusion.guidance.projection import Projected, ResultCode, project
+from sdv_constrained_diffusion.model import GUIDANCE, DiffusionModel
+
+LOGGER = logging.getLogger(__name__)
+
+
+class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
+    """Learns a table with a diffusion model and returns rows that obey constraints.
+
+    It is used as any synthesizer of SDV. Constraints of this package (`Constraint`, `PowerFlow`) guide sampling and are
+    met exactly by a projection of the finished rows; constraints of SDV are handed to SDV.
+
+    Args:
+        metadata: SDV metadata of one table.
+        enforce_min_max_values: keep each unconstrained column within the range of the training data.
+        enforce_rounding: round each unconstrained column as the training data are rounded.
+        locales: locales of personal data that SDV invents.
+        preset: 'default' (minutes on two cores) or 'paper' (the network and schedule of Hoseinpour and Dvorkin 2025,
+            hours).
+        epochs: passes over the training rows; the preset's number when None.
+        batch_size: rows per training step; the preset's number when None.
+        guidance: how constraints correct each step of sampling: 'gauss_newton', 'gradient' (the paper's) or 'none'. May
+            be changed after `fit`.
+        guidance_scale: strength of the guidance, 1 for the natural step. May be changed after `fit`.
+        projection: whether finished rows are moved onto the constraints, and replaced where that fails. May be changed
+            after `fit`.
+        seed: makes `fit` repeatable.
+        verbose: show progress of training on a terminal, and what was found about constraints.
+        enable_gpu: train and sample on a CUDA device if there is one.
+
+    Raises:
+        SynthesizerInputError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        metadata: Any,
+        enforce_min_max_values: bool = True,
+        enforce_rounding: bool = True,
+        locales: list[str] | None = ['en_US'],  # noqa: B006  SDV's own default, read back by get_parameters
+        preset: str = 'default',
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        guidance: str = 'gauss_newton',
+        guidance_scale: float = 1.0,
+        projection: bool = True,
+        seed: int | None = None,
+        verbose: bool = False,
+        enable_gpu: bool = True,
+    ) -> None:
+        super().__init__(metadata, enforce_min_max_values, enforce_rounding, locales)
+        _check_choice('preset', preset, PRESETS)
+        _check_choice('guidance', guidance, GUIDANCE)
+        _check_positive('epochs', epochs)
+        _check_positive('batch_size', batch_size)
+        if not guidance_scale >= 0:
+            raise SynthesizerInputError(f"'guidance_scale' must be a number of at least 0; got {guidance_scale!r}.")
+        self.preset = preset
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.guidance = guidance
+        self.guidance_scale = guidance_scale
+        self.projection = projection
+        self.seed = seed
+        self.verbose = verbose
+        self.enable_gpu = enable_gpu
+        self._model: DiffusionModel | None = None
+        self._guided: list[Constraint] = []
+        self._chord: Chord | None = None
+        self._projections: list[Projected] = []
+
+    def add_constraints(self, constraints: list[Any]) -> None:
+        """Adds constraints, before `fit`.
+
+        Args:
+            constraints: constraints of this package, which guide and project, and constraints of SDV, in any mix.
+
+        Raises:
+            SynthesizerInputError: the synthesizer is fitted already.
+        """
+        guided = [constraint for constraint in constraints if isinstance(constraint, Constraint)]
+        others = [constraint for constraint in constraints if not isinstance(constraint, Constraint)]
+        if guided and self._fitted:
+            raise SynthesizerInputError(
+                'add_constraints needs to be called before fit: this synthesizer has been fitted. '
+                'Make a new synthesizer, add the constraints, then fit it.'
+            )
+        if others:
+            super().add_constraints(others)
+        self._guided += guided
+        self._chord = None
+
+    def get_constraints(self, filepath: str | None = None) -> list[Any] | None:
+        """All constraints, SDV's first; with a `filepath`, writes SDV's own constraints there as JSON.
+
+        Raises:
+            SynthesizerInputError: a `filepath` is given and some constraints are not SDV's.
+        """
+        if filepath is not None and self._guided:
+            names = ', '.join(constraint.name for constraint in self._guided)
+            raise SynthesizerInputError(
+                f'get_constraints writes SDV constraints only, but this synthesizer also has {names}. '
+                'Call it without a path, or save the whole synthesizer.'
+            )
+        others = super().get_constraints(filepath)
+        return None if others is None else others + self._guided
+
+    def get_loss_values(self) -> pd.DataFrame:
+        """Mean training loss of each epoch; columns 'Epoch' (from 0) and 'Loss'.
+
+        Raises:
+            NotFittedError: the synthesizer has not been fitted.
+        """
+        return self._fitted_model('Loss values').loss_values
+
+    def get_loss_values_plot(self, title: str = 'Loss per epoch') -> Any:
+        """A line plot of `get_loss_values`.
+
+        Args:
+            title: the figure's title.
+
+        Raises:
+            NotFittedError: the synthesizer has not been fitted.
+        """
+        import plotly.express as px
+
+        return px.line(self.get_loss_values(), x='Epoch', y='Loss', title=title)
+
+    def get_projection_summary(self) -> pd.DataFrame:
+        """What the projection did to the rows of the last `sample`.
+
+        Returns:
+            one row, with the number of rows drawn (`num_rows`), of rows that were replaced since they could not be made
+            feasible (`num_replaced`), and the median, 99 % quantile and maximum of the `displacement`: how far rows
+            were moved, root mean square over columns, in column standard deviations.
+        """
+        codes = [each.codes for each in self._projections]
+        moves = [each.displacement[each.codes == ResultCode.CONVERGED] for each in self._projections]
+        codes, moves = torch.cat([torch.zeros(0), *codes]), torch.cat([torch.zeros(0).double(), *moves]).numpy()
+        quantiles = np.quantile(moves, [0.5, 0.99, 1.0]) if len(moves) else [np.nan] * 3
+        return pd.DataFrame(
+            [
+                {
+                    'num_rows': len(codes),
+                    'num_replaced': int((codes != ResultCode.CONVERGED).sum()),
+                    'displacement_median': quantiles[0],
+                    'displacement_p99': quantiles[1],
+                    'displacement_max': quantiles[2],
+                }
+            ]
+        )
+
+    def _validate(self, table_data: pd.DataFrame) -> list[str]:
+        """Refuses tables that cannot be learned from, before any training; SDV calls it from `fit` and `validate`."""
+        if len(table_data) < 2:
+            raise DataError(f'fit needs at least 2 rows to learn from; it got {len(table_data)}. Pass more rows.')
+        for name in table_data.select_dtypes('number').columns:
+            infinite = np.isinf(table_data[name].to_numpy(dtype='float64', na_value=np.nan))
+            if infinite.any():
+                raise DataError(
+                    f'fit needs finite numbers in column {name!r}; {int(infinite.sum())} of {len(table_data)} rows hold '
+                    f'inf, the first is row {table_data.index[infinite.argmax()]}. Drop or repair these rows.'
+                )
+        self._constraint_diagnosis = diagnose(self._guided, table_data)
+        for found in self._constraint_diagnosis.itertuples():
+            self._tell(
+                f'{found.constraint}: {found.share_feasible:.1%} of {len(table_data)} training rows within '
+                f'{found.tolerance:.3g} {found.unit}; violation median {found.violation_median:.3g}, largest '
+                f'{found.violation_max:.3g} {found.unit}.'
+            )
+        return []
+
+    def _preprocess(self, table_data: pd.DataFrame) -> pd.DataFrame:
+        """SDV's preprocessing, except that constrained columns pass as they are: rounding would undo feasibility."""
+        constrained = {name for constraint in self._guided for name in constraint.columns}
+        if not constrained:
+            return super()._preprocess(table_data)
+        self._data_processor.prepare_for_fitting(table_data)
+        self._data_processor.update_transformers(dict.fromkeys(sorted(constrained)))
+        processed = super()._preprocess(table_data)
+        for name in constrained:
+            self._data_processor.formatters.pop(name, None)
+        if self.enforce_rounding or self.enforce_min_max_values:
+            self._tell(f'{len(constrained)} constrained columns are delivered unrounded and unclipped.')
+        return processed
+
+    def _fit(self, processed_data: pd.DataFrame) -> None:
+        preset = PRESETS[self.preset]()
+        plan = dataclasses.replace(
+            preset.plan,
+            epochs=self.epochs or preset.plan.epochs,
+            batch_size=self.batch_size or preset.plan.batch_size,
+        )
+        processed_data = processed_data.reset_index(drop=True)
+        self._chord = self._linearise(processed_data)
+        device = 'cuda' if self.enable_gpu and torch.cuda.is_available() else 'cpu'
+        self._model = DiffusionModel.fit(processed_data, preset, plan, self.seed, device, self.verbose)
+
+    def _linearise(self, processed_data: pd.DataFrame) -> Chord | None:
+        """Binds the constraints to the training rows."""
+        if not self._guided:
+            return None
+        rewritten = {name for each in self._guided for name in each.columns} - set(processed_data.columns)
+        if rewritten:
+            raise ConstraintError(
+                f'The columns {sorted(rewritten)} are guided by a constraint, but a constraint of SDV rewrites them. '
+                'Leave them to one of the two.'
+            )
+        system = ConstraintSystem(self._guided, processed_data)
+        chord = Chord(system, system.values(processed_data))
+        if redundant := chord.redundant():
+            self._tell(f'Equations that the others imply, and that cost nothing: {", ".join(redundant)}.')
+        return chord
+
+    def _sample(self, num_rows: int, conditions: dict[str, Any] | None = None) -> pd.DataFrame:
+        if conditions is not None:
+            raise NotImplementedError  # SDV's word for: reject rows that do not match
+        return self._fitted_model('Sampling').sample(num_rows, self._chord, self.guidance, self.guidance_scale)
+
+    def _validate_conditions_unseen_columns(self, conditions: pd.DataFrame) -> None:
+        super()._validate_conditions_unseen_columns(conditions)
+        clash = sorted(set(conditions.columns) & set(self._chord.system.columns if self._chord else ()))
+        if clash:
+            raise SynthesizerInputError(
+                f'Sampling with fixed values is not supported for columns under a guided constraint; got {clash}. '
+                'Fix other columns, or sample without conditions and select rows.'
+            )
+
+    def _sample_with_progress_bar(self, num_rows: int, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        self._projections = []
+        sampled = super()._sample_with_progress_bar(num_rows, *args, **kwargs)
+        if self._guided and len(sampled) < num_rows:
+            codes = torch.cat([each.codes for each in self._projections])
+            failed = {ResultCode(code).name: int((codes == code).sum()) for code in codes.unique().tolist() if code}
+            raise SamplingError(
+                f'sample was asked for {num_rows} rows and found {len(sampled)} feasible ones; of {len(codes)} rows drawn '
+                f'the projection failed on {failed}. Check the constraints against the training rows, train longer, or '
+                'raise max_tries_per_batch.'
+            )
+        return sampled
+
+    def reverse_transform_constraints(self, sampled: pd.DataFrame) -> pd.DataFrame:
+        """Finishes rows: SDV's constraints, then the projection of the delivered columns; rows that fail are dropped.
+
+        SDV calls it on every batch after RDT and draws replacements for dropped rows.
+        """
+        sampled = super().reverse_transform_constraints(sampled)
+        if self._chord is None or not self.projection:
+            return sampled
+        columns = list(self._chord.system.columns)
+        values = self._chord.system.values(sampled)
+        fixed = self._fitted_model('Sampling').encoder.select(columns).point_masses(values)
+        projected = project(self._chord, values, fixed)
+        self._projections.append(projected)
+        finished = sampled.astype(dict.fromkeys(columns, 'float64'))
+        finished[columns] = projected.values.numpy()
+        return finished[(projected.codes == ResultCode.CONVERGED).numpy()]
+
+    def _fitted_model(self, what: str) -> DiffusionModel:
+        if self._model is None:
+            raise NotFittedError(f'{what} are not available before fit. Please fit your synthesizer first.')
+        return self._model
+
+    def _tell(self, sentence: str) -> None:
+        LOGGER.info(sentence)
+        if self.verbose:
+            tqdm.write(sentence)
+
+
+def _check_choice(argument: str, value: Any, choices: Any) -> None:
+    if value not in choices:
+        raise SynthesizerInputError(f'{argument!r} must be one of {sorted(choices)}; got {value!r}.')
+
+
+def _check_positive(argument: str, value: Any) -> None:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if value is not None and not (whole and value > 0):
+        raise SynthesizerInputError(f'{argument!r} must be a whole number above 0, or None; got {value!r}.')

@@ -1,0 +1,146 @@
+"""Normal scores: the codec that keeps marginals, point masses included."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdv_constrained_diffusion._types import ColumnMask, PerColumn, Rows, Table
+from sdv_constrained_diffusion.tabular.columns import ColumnCodec
+
+
+class QuantileCodec(ColumnCodec):
+    r"""Monotone map to a standard normal, linear between quantiles: `feature = \Phi^{-1}(F(value))`.
+
+    A value that many rows share is a step of F and owns an interval of features: `encode` draws a place in it, so that
+    the features stay normal, and `decode` returns the exact value from anywhere inside. Beyond the outermost quantiles
+    the map continues linearly, so it is finite and invertible there too; a point mass at an end is a limit of
+    the column and nothing lies beyond it.
+    """
+
+    def __init__(self, features: Tensor, values: Tensor, resolution: PerColumn) -> None:
+        """Keeps the knots.
+
+        Args:
+            features: knots in model space, increasing along a column, shape (column, knot).
+            values: the columns' values there, not decreasing; equal neighbours bound a point mass.
+            resolution: values no farther than this from a point mass belong to it, in the column's unit.
+        """
+        self.features, self.values, self.resolution = features, values, resolution
+        self._slopes = values.diff() / features.diff()
+        flat = self._slopes == 0
+        self._in_mass = torch.nn.functional.pad(flat, (1, 0)) | torch.nn.functional.pad(flat, (0, 1))
+
+    @classmethod
+    def fit(
+        cls, values: np.ndarray, num_knots: int = 200, smallest_mass: float = 0.01, resolution: float = 1e-6
+    ) -> 'QuantileCodec':
+        """Fits the knots on some columns.
+
+        Args:
+            values: finite, at least two of a column distinct, shape (row, column).
+            num_knots: number of quantiles between which the map is linear.
+            smallest_mass: share of the rows above which a value counts as a point mass.
+            resolution: values closer than this count as one, in standard deviations of the column.
+        """
+        largest = abs(values).max(0)
+        resolution = resolution * (values / largest).std(0) * largest
+        knots = [_knots(*column, num_knots, smallest_mass) for column in zip(values.T, resolution, strict=True)]
+        longest = max(map(len, knots)) + 1
+        features, knot_values = torch.from_numpy(np.stack([_extend(each, longest) for each in knots])).unbind(2)
+        return cls(features.contiguous(), knot_values.contiguous(), torch.from_numpy(resolution))
+
+    def encode(self, values: Table, generator: torch.Generator | None = None) -> Rows:
+        """Normal scores."""
+        v = self._snap(values.T.contiguous())
+        first_above = torch.searchsorted(self.values, v, right=True)
+        segment = (first_above - 1).clamp(0, self._slopes.shape[1] - 1)
+        linear = self._at(self.features, segment) + (v - self._at(self.values, segment)) / self._at(
+            self._slopes, segment
+        )
+        if not self._in_mass.any():
+            return linear.T
+        first_at = torch.searchsorted(self.values, v)
+        low, high = self._at(self.features, first_at), self._at(self.features, first_above - 1)
+        return torch.where(first_above - first_at >= 2, _between(low, high, generator), linear).T
+
+    def decode(self, features: Rows) -> Table:
+        """Values in the columns' units; each derivative is its segment's slope."""
+        x = features.T.contiguous()
+        segment = (torch.searchsorted(self.features, x.detach(), right=True) - 1).clamp(0, self._slopes.shape[1] - 1)
+        return (
+            self._at(self.values, segment) + (x - self._at(self.features, segment)) * self._at(self._slopes, segment)
+        ).T
+
+    def point_masses(self, values: Table) -> ColumnMask:
+        """True for exactly the values of point masses."""
+        if not self._in_mass.any():
+            return torch.zeros_like(values, dtype=torch.bool)
+        v = values.T.contiguous()
+        return (torch.searchsorted(self.values, v, right=True) - torch.searchsorted(self.values, v) >= 2).T
+
+    def select(self, positions: Sequence[int]) -> 'QuantileCodec':
+        """The codec of some of its columns."""
+        chosen = list(positions)
+        return QuantileCodec(self.features[chosen], self.values[chosen], self.resolution[chosen])
+
+    def _snap(self, v: Tensor) -> Tensor:
+        """Moves values to a point mass within the resolution, and to a limit that they exceed."""
+        if not self._in_mass.any():
+            return v
+        above = torch.searchsorted(self.values, v)
+        for knot in (above, above - 1):
+            nearest = self._at(self.values, knot)
+            beyond = (knot < 0) | (knot >= self.values.shape[1])
+            close = ((v - nearest).abs() <= self.resolution[:, None]) | beyond
+            v = torch.where(close & self._at(self._in_mass, knot), nearest, v)
+        return v
+
+    @staticmethod
+    def _at(table: Tensor, index: Tensor) -> Tensor:
+        """Entries of each column, shape (column, row); indices beyond the ends mean the ends."""
+        return table.gather(1, index.clamp(0, table.shape[1] - 1))
+
+
+def _knots(values: np.ndarray, resolution: float, num_knots: int, smallest_mass: float) -> np.ndarray:
+    """Knots (feature, value) of one column, shape (knot, 2): two per point mass, quantiles between the masses."""
+    ordered = np.sort(values)
+    num_rows = len(ordered)
+    starts = np.flatnonzero(np.append(True, np.diff(ordered) > resolution))
+    ends = np.append(starts[1:], num_rows)
+    heavy = ends - starts > max(smallest_mass * num_rows, 1)
+    knots, free_from = [], 0
+    for start, end in [*zip(starts[heavy], ends[heavy], strict=True), (num_rows, num_rows)]:
+        number = max(round(num_knots * (start - free_from) / num_rows), 2)
+        if start > free_from:
+            between = np.unique(np.linspace(free_from, start - 1, number).round().astype(int))
+            knots += [(index + 0.5, ordered[index]) for index in between]
+        if end > start:
+            mass = ordered[(start + end) // 2]
+            knots += [(start + 0.25, mass), (end - 0.25, mass)]
+        free_from = end
+    rank, value = np.array(knots).T
+    feature = torch.special.ndtri(torch.from_numpy(rank / num_rows)).numpy()
+    return np.stack([feature, value], axis=1)
+
+
+def _extend(knots: np.ndarray, number: int) -> np.ndarray:
+    """Continues a column's map linearly: one knot below, and above as many as make `number + 1` in all."""
+    steps = np.arange(1, number + 1 - len(knots))[:, None]
+    first, last = knots[0] - _unit_step(knots[:2]), knots[-1] + steps * _unit_step(knots[-2:])
+    return np.concatenate([first[None], knots, last])
+
+
+def _unit_step(two_knots: np.ndarray) -> np.ndarray:
+    """The step of feature and value along a segment, for one unit of the feature."""
+    step = two_knots[1] - two_knots[0]
+    return step / step[0]
+
+
+def _between(low: Tensor, high: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A draw of the standard normal restricted to [low, high], or the median of it without a generator."""
+    share = torch.full_like(low, 0.5)
+    if generator is not None:
+        share = torch.rand(low.shape, generator=generator, dtype=low.dtype)
+    return torch.special.ndtri(torch.lerp(torch.special.ndtr(low), torch.special.ndtr(high), share))

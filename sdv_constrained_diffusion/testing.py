@@ -1,0 +1,134 @@
+"""The kit that the author of a constraint runs on it: does it differentiate, does it mix rows, does real data obey it?"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+
+from sdv_constrained_diffusion.constraints.base import Constraint
+from sdv_constrained_diffusion.constraints.system import ConstraintSystem
+from sdv_constrained_diffusion.errors import ConstraintError
+
+GRADIENT_TOLERANCE = 1e-5
+"""Largest accepted gap between the Jacobian and central differences, as a share of the equation's largest derivative.
+
+Central differences in float64 are good to about the cube root of the rounding error squared, 4e-11, times the third
+derivative; 1e-5 leaves room for strongly curved laws and still catches a wrong factor or sign."""
+
+
+@dataclass(frozen=True)
+class ConstraintCheck:
+    """What `check_constraint` found.
+
+    Attributes:
+        constraint: the constraint's name.
+        num_rows: rows of real data it was tried on.
+        num_equations: equations of its residual.
+        gradient_error: largest gap between Jacobian and central differences, as a share of the equation's derivative.
+        rows_independent: whether every row's residual stays the same when it is alone in the batch.
+        rank: number of independent equations at the mean row.
+        share_feasible: share of the real rows within tolerance.
+        median_violation: median over rows of the largest violation, in units of the tolerance.
+    """
+
+    constraint: str
+    num_rows: int
+    num_equations: int
+    gradient_error: float
+    rows_independent: bool
+    rank: int
+    share_feasible: float
+    median_violation: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the constraint can be guided and projected: right gradient, independent rows."""
+        return self.gradient_error <= GRADIENT_TOLERANCE and self.rows_independent
+
+    def __str__(self) -> str:
+        """One line per finding."""
+        mark = {True: 'ok  ', False: 'FAIL'}
+        redundant = self.num_equations - self.rank
+        return '\n'.join(
+            [
+                f'{self.constraint}: {self.num_equations} equations on {self.num_rows} rows',
+                f'{mark[self.gradient_error <= GRADIENT_TOLERANCE]} gradient against central differences: '
+                f'relative gap {self.gradient_error:.1e} (at most {GRADIENT_TOLERANCE:.0e})',
+                f'{mark[self.rows_independent]} rows are independent of each other',
+                f'info rank {self.rank} of {self.num_equations}' + (f': {redundant} redundant' if redundant else ''),
+                f'info {self.share_feasible:.1%} of the real rows within tolerance; '
+                f'median violation {self.median_violation:.2g} tolerances',
+            ]
+        )
+
+
+def check_constraint(constraint: Constraint, real_data: pd.DataFrame, num_rows: int = 20) -> ConstraintCheck:
+    """Tries a constraint on real rows.
+
+    Args:
+        constraint: the constraint.
+        real_data: rows that ought to obey it, at least one.
+        num_rows: how many rows to differentiate at; all rows count for the share that is feasible.
+
+    Returns:
+        the findings; `print` it to read them, and assert on `passed`.
+
+    Raises:
+        ColumnMissingError: the data lack a column of the constraint.
+        ConstraintError: the residual has a wrong shape or is not finite on real rows.
+    """
+    if real_data.empty:
+        raise ConstraintError(f'check_constraint needs at least one row to try {constraint.name} on; it got none.')
+    system = ConstraintSystem([constraint], real_data)
+    values = system.values(real_data)
+    residual = system.residual(values)
+    if not residual.isfinite().all():
+        row, equation = (~residual.isfinite()).nonzero()[0].tolist()
+        raise ConstraintError(
+            f'{constraint.name} must be finite on real rows; equation {system.equations[equation].name!r} gives '
+            f'{residual[row, equation]} in row {real_data.index[row]}. Guard divisions, logarithms and roots.'
+        )
+    few = values[:num_rows]
+    jacobian, excess = system.jacobian(few), system.excess(values)
+    standardised = system.jacobian(values.mean(0, keepdim=True))[0] * _steps(values)
+    return ConstraintCheck(
+        constraint=constraint.name,
+        num_rows=len(real_data),
+        num_equations=residual.shape[1],
+        gradient_error=_gradient_error(system, few, jacobian, _steps(values)),
+        rows_independent=_rows_independent(system, few, _steps(values)),
+        rank=int(torch.linalg.matrix_rank(torch.nn.functional.normalize(standardised, dim=1), rtol=1e-9)),
+        share_feasible=float((excess <= 1).double().mean()),
+        median_violation=float(excess.median()),
+    )
+
+
+def _steps(values: torch.Tensor) -> torch.Tensor:
+    """A column's own scale: its standard deviation, or its magnitude when it is constant."""
+    spread = values.std(0, correction=0)
+    return torch.where(spread > 0, spread, values.abs().amax(0).clamp(min=1.0))
+
+
+def _gradient_error(
+    system: ConstraintSystem, values: torch.Tensor, jacobian: torch.Tensor, scale: torch.Tensor
+) -> float:
+    """Largest gap between the Jacobian and central differences, as a share of the equation's largest derivative."""
+    columns = []
+    for column, width in enumerate(scale):
+        step = torch.zeros_like(scale)
+        step[column] = 1e-5 * width
+        columns.append((system.residual(values + step) - system.residual(values - step)) / 2e-5)
+    differences = torch.stack(columns, dim=2)
+    largest = differences.abs().amax(dim=(0, 2), keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    return float(((jacobian * scale - differences) / largest).abs().max())
+
+
+def _rows_independent(system: ConstraintSystem, values: torch.Tensor, scale: torch.Tensor) -> bool:
+    """Whether residuals stay the same, up to rounding, when each row is alone in its batch.
+
+    The rows are shaken first: on rows that obey the law, a law that mixes rows may vanish too.
+    """
+    shaken = values + 0.1 * scale * torch.randn(values.shape, generator=torch.Generator().manual_seed(0)).double()
+    together = system.residual(shaken)
+    alone = torch.cat([system.residual(row[None]) for row in shaken])
+    return bool(torch.allclose(together, alone, rtol=1e-9, atol=1e-9 * float(together.abs().max())))

@@ -1,0 +1,102 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sdv_constrained_diffusion.power.equations import injection_jacobians, injections
+
+
+def random_grid(nodes, seed, resistance=True):
+    """A connected network of random lines, shunts excepted: a ring and chords, admittances of 1 to 10 per unit."""
+    generator = torch.Generator().manual_seed(seed)
+    pairs = {(node, (node + 1) % nodes) for node in range(nodes)} | {(0, nodes // 2)}
+    y_bus = torch.zeros(nodes, nodes, dtype=torch.complex128)
+    for i, k in sorted((min(pair), max(pair)) for pair in pairs if pair[0] != pair[1]):
+        r, x = torch.rand(2, generator=generator, dtype=torch.float64) * 0.9 + 0.1
+        y = 1 / torch.complex(r if resistance else torch.zeros_like(r), x)
+        y_bus[i, i] += y
+        y_bus[k, k] += y
+        y_bus[i, k] -= y
+        y_bus[k, i] -= y
+    return y_bus
+
+
+def random_voltages(rows, nodes, seed):
+    generator = torch.Generator().manual_seed(seed)
+    vm = 0.9 + 0.2 * torch.rand(rows, nodes, generator=generator, dtype=torch.float64)
+    va = 2 * math.pi * torch.rand(rows, nodes, generator=generator, dtype=torch.float64)
+    return vm, va
+
+
+def test_two_buses_match_the_textbook_formula():
+    # Lossless line x between V1 and V2 at angle d: P12 = V1 V2 sin(d) / x, Q12 = (V1^2 - V1 V2 cos d) / x.
+    x, v1, v2, delta = 0.2, 1.03, 0.97, 0.3
+    y = 1 / (1j * x)
+    y_bus = torch.tensor([[y, -y], [-y, y]], dtype=torch.complex128)
+    p, q = injections(torch.tensor([[v1, v2]]).double(), torch.tensor([[delta, 0.0]]).double(), y_bus)
+    # float64 rounding of terms of about 5 per unit; the voltages come from float32 literals with 7 digits.
+    assert p[0].tolist() == pytest.approx([v1 * v2 * math.sin(delta) / x, -v1 * v2 * math.sin(delta) / x], abs=1e-6)
+    assert q[0, 0].item() == pytest.approx((v1**2 - v1 * v2 * math.cos(delta)) / x, abs=1e-6)
+    assert q[0, 1].item() == pytest.approx((v2**2 - v1 * v2 * math.cos(delta)) / x, abs=1e-6)
+
+
+def test_real_arithmetic_equals_complex_arithmetic():
+    y_bus = random_grid(7, seed=0)
+    # A phase shifter makes Y unsymmetric, so that a transposed product shows.
+    y_bus[0, 1] *= torch.exp(torch.tensor(0.4j, dtype=torch.complex128))
+    vm, va = random_voltages(20, 7, seed=1)
+    v = torch.polar(vm, va)
+    s = v * (v @ y_bus.T).conj()
+    p, q = injections(vm, va, y_bus)
+    # Sums of a few terms of about 10 per unit: rounding stays near 1e-14.
+    torch.testing.assert_close(torch.complex(p, q), s, rtol=0, atol=1e-12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(nodes=st.integers(2, 12), seed=st.integers(0, 10_000))
+def test_a_lossless_network_conserves_active_power(nodes, seed):
+    vm, va = random_voltages(3, nodes, seed)
+    p, _ = injections(vm, va, random_grid(nodes, seed, resistance=False))
+    # Up to 13 branches with terms of about 12 per unit each, 1e-16 relative rounding per operation.
+    assert p.sum(dim=1).abs().max() < 1e-12
+    lossy, _ = injections(vm, va, random_grid(nodes, seed))
+    assert (lossy.sum(dim=1) > 1e-6).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(shift=st.floats(-10, 10), seed=st.integers(0, 10_000))
+def test_a_common_turn_of_all_angles_changes_nothing(shift, seed):
+    y_bus = random_grid(5, seed)
+    vm, va = random_voltages(2, 5, seed)
+    for turned, original in zip(injections(vm, va + shift, y_bus), injections(vm, va, y_bus), strict=True):
+        # Angles up to 17 rad are rounded to 2e-15, times derivatives of about 30 per unit per radian.
+        torch.testing.assert_close(turned, original, rtol=0, atol=1e-12)
+
+
+def test_gradcheck():
+    y_bus = random_grid(5, seed=2)
+    vm, va = (part.requires_grad_(True) for part in random_voltages(3, 5, seed=3))
+    assert torch.autograd.gradcheck(lambda vm, va: injections(vm, va, y_bus), (vm, va))
+
+
+def test_closed_form_derivatives_equal_automatic_ones():
+    y_bus = random_grid(6, seed=4)
+    y_bus[2, 3] *= torch.exp(torch.tensor(0.4j, dtype=torch.complex128))
+    vm, va = random_voltages(4, 6, seed=5)
+    closed = injection_jacobians(vm, va, y_bus)
+    for row in range(4):
+        automatic = torch.autograd.functional.jacobian(
+            lambda vm, va: torch.cat(injections(vm[None], va[None], y_bus)), (vm[row], va[row])
+        )
+        by_power_and_voltage = (automatic[0][0], automatic[1][0], automatic[0][1], automatic[1][1])
+        for formula, derivative in zip(closed, by_power_and_voltage, strict=True):
+            # The same sums of about ten terms in another order: float64 rounding only.
+            torch.testing.assert_close(formula[row], derivative, rtol=1e-12, atol=1e-12)
+
+
+def test_single_precision_stays_single():
+    vm, va = random_voltages(2, 4, seed=6)
+    p, q = injections(vm.float(), va.float(), random_grid(4, seed=6).to(torch.complex64))
+    assert p.dtype == q.dtype == torch.float32

@@ -1,0 +1,372 @@
+import copy
+import functools
+import json
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pandapower as pp
+import pandapower.networks as networks
+import pytest
+import torch
+
+from sdv_constrained_diffusion.constraints.base import Constraint, TableView
+from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError
+from sdv_constrained_diffusion.power.constraints import PowerFlow
+from sdv_constrained_diffusion.power.grid import solve, solved_row
+from sdv_constrained_diffusion.power.tables import columns
+
+CASES = ('case5', 'case9', 'case14', 'case24_ieee_rts', 'case30', 'case39', 'case57', 'case118')
+LINE = {'length_km': 20.0, 'r_ohm_per_km': 0.1, 'x_ohm_per_km': 0.4, 'c_nf_per_km': 9.0, 'max_i_ka': 1.0}
+
+
+@functools.cache
+def loaded(name):
+    return getattr(networks, name)()
+
+
+def case(name):
+    """A fresh copy: reading a case from its file takes fifty times as long."""
+    return copy.deepcopy(loaded(name))
+
+
+def ring():
+    """Three 110 kV buses whose ids are neither ordered nor contiguous: slack 42, generator 7, load 3."""
+    net = pp.create_empty_network('ring', sn_mva=100.0)
+    for bus in (42, 7, 3):
+        pp.create_bus(net, 110.0, index=bus)
+    pp.create_ext_grid(net, 42, vm_pu=1.02, va_degree=5.0)
+    pp.create_gen(net, 7, p_mw=20.0, vm_pu=1.01)
+    pp.create_load(net, 3, p_mw=40.0, q_mvar=10.0)
+    for pair in ((42, 7), (7, 3), (3, 42)):
+        pp.create_line_from_parameters(net, *pair, **LINE)
+    return net
+
+
+def joined_by_switches(net):
+    for bus in (20, 11):
+        pp.create_bus(net, 110.0, index=bus)
+        pp.create_load(net, bus, p_mw=3.0, q_mvar=1.0)
+    pp.create_switch(net, 3, 20, et='b', closed=True)
+    pp.create_switch(net, 20, 11, et='b', closed=True)
+
+
+def joined_to_slack_and_generator(net):
+    for bus, other in ((20, 42), (11, 7)):
+        pp.create_bus(net, 110.0, index=bus)
+        pp.create_load(net, bus, p_mw=3.0, q_mvar=1.0)
+        pp.create_switch(net, bus, other, et='b', closed=True)
+    pp.create_gen(net, 11, p_mw=5.0, vm_pu=1.01)
+
+
+def out_of_service(net):
+    pp.create_bus(net, 110.0, index=99, in_service=False)
+    pp.create_load(net, 99, p_mw=7.0)
+    pp.create_line_from_parameters(net, 3, 99, **LINE)
+    pp.create_line_from_parameters(net, 3, 42, **LINE, in_service=False)
+    pp.create_load(net, 3, p_mw=7.0, in_service=False)
+    pp.create_shunt(net, 3, q_mvar=7.0, in_service=False)
+
+
+def open_line_end(net):
+    line = pp.create_line_from_parameters(net, 3, 42, **LINE)
+    pp.create_switch(net, 3, line, et='l', closed=False)
+
+
+def tapped_transformer(net):
+    pp.create_bus(net, 20.0, index=15)
+    pp.create_load(net, 15, p_mw=8.0, q_mvar=2.0)
+    pp.create_transformer(net, 3, 15, std_type='40 MVA 110/20 kV', tap_pos=5)
+
+
+def phase_shifting_transformer(net):
+    pp.create_bus(net, 110.0, index=15)
+    pp.create_load(net, 15, p_mw=8.0, q_mvar=2.0)
+    kinds = {'sn_mva': 60.0, 'vn_hv_kv': 110.0, 'vn_lv_kv': 110.0, 'vkr_percent': 0.3, 'vk_percent': 10.0}
+    steps = {'tap_side': 'hv', 'tap_neutral': 0, 'tap_min': -9, 'tap_max': 9, 'tap_pos': 4, 'tap_step_degree': 1.5}
+    pp.create_transformer_from_parameters(
+        net, 3, 15, **kinds, **steps, pfe_kw=20.0, i0_percent=0.1, tap_changer_type='Ideal', shift_degree=10.0
+    )
+    pp.create_line_from_parameters(net, 15, 42, **LINE)
+
+
+def three_winding_transformer(net):
+    pp.create_bus(net, 20.0, index=15)
+    pp.create_bus(net, 10.0, index=16)
+    pp.create_load(net, 15, p_mw=8.0, q_mvar=2.0)
+    pp.create_load(net, 16, p_mw=4.0, q_mvar=1.0)
+    pp.create_transformer3w(net, 3, 15, 16, std_type='63/25/38 MVA 110/20/10 kV')
+
+
+def shunts(net):
+    pp.create_shunt(net, 3, q_mvar=-6.0, p_mw=0.5, vn_kv=100.0, step=2)
+    pp.create_shunt(net, 3, q_mvar=3.0)
+    pp.create_shunt(net, 7, q_mvar=4.0)
+
+
+def wards(net):
+    pp.create_ward(net, 3, ps_mw=1.0, qs_mvar=0.5, pz_mw=4.0, qz_mvar=2.0)
+    pp.create_ward(net, 7, ps_mw=1.0, qs_mvar=0.5, pz_mw=4.0, qz_mvar=2.0, in_service=False)
+
+
+def impedances(net):
+    pp.create_impedance(net, 3, 42, rft_pu=0.02, xft_pu=0.2, sn_mva=50.0, rtf_pu=0.03, xtf_pu=0.25)
+    pp.create_bus(net, 110.0, index=20)
+    pp.create_load(net, 20, p_mw=3.0)
+    pp.create_switch(net, 3, 20, et='b', closed=True, z_ohm=0.5)
+
+
+def many_injections_at_one_bus(net):
+    pp.create_gen(net, 7, p_mw=5.0, vm_pu=1.01)
+    pp.create_load(net, 7, p_mw=6.0, q_mvar=2.0)
+    pp.create_load(net, 42, p_mw=6.0, q_mvar=2.0, scaling=0.5)
+    pp.create_sgen(net, 3, p_mw=2.0, q_mvar=0.3)
+    pp.create_storage(net, 3, p_mw=-1.0, max_e_mwh=1.0)
+    pp.create_motor(net, 3, pn_mech_mw=1.0, cos_phi=0.9, efficiency_percent=90.0)
+    pp.create_asymmetric_load(net, 3, p_a_mw=0.5, p_b_mw=0.2, q_c_mvar=0.1)
+    pp.create_asymmetric_sgen(net, 3, p_b_mw=0.4, q_a_mvar=0.1)
+
+
+def voltage_dependent_load(net):
+    net.load[['const_z_p_percent', 'const_i_q_percent']] = 30.0, 20.0
+
+
+def dc_line(net):
+    pp.create_dcline(net, 42, 3, p_mw=6.0, loss_percent=1.0, loss_mw=0.1, vm_from_pu=1.02, vm_to_pu=1.0)
+
+
+def second_slack(net):
+    pp.create_bus(net, 110.0, index=20)
+    pp.create_line_from_parameters(net, 3, 20, **LINE)
+    pp.create_gen(net, 20, p_mw=1.0, vm_pu=1.0, slack=True)
+
+
+FEATURES = (
+    joined_by_switches, joined_to_slack_and_generator, out_of_service, open_line_end, tapped_transformer,
+    phase_shifting_transformer, three_winding_transformer, shunts, wards, impedances, many_injections_at_one_bus,
+    voltage_dependent_load, dc_line, second_slack,
+)  # fmt: skip
+
+
+def with_feature(feature):
+    net = ring()
+    feature(net)
+    return net
+
+
+def table_of(constraint, frame):
+    return TableView.from_dataframe(frame, constraint.columns, constraint.name)
+
+
+def solved_table(net):
+    constraint = PowerFlow.from_pandapower(net)
+    return constraint, table_of(constraint, solved_row(net, tolerance_mva=1e-9))
+
+
+@functools.cache
+def solved_case(name):
+    return solved_table(case(name))
+
+
+def noisy_rows(constraint, table, rows=6):
+    """Rows around the solution that obey nothing, so that no residual vanishes by accident."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(rows, table.values.shape[1], generator=generator, dtype=torch.float64)
+    scale = torch.tensor([0.02 if name.startswith('vm') else 3.0 for name in table.names], dtype=torch.float64)
+    return TableView(table.names, table.values + noise * scale, constraint.name)
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_solved_cases_obey_the_equations(name):
+    constraint, table = solved_case(name)
+    residual = constraint.residual(table)
+    assert residual.shape == (1, 2 * len(constraint.grid.y_bus))
+    # runpp stops at 1e-9 MVA; Newton's last step and pandapower's split of Q among generators leave up to 1e-7.
+    assert residual.abs().max() / constraint.grid.sn_mva < 1e-8
+    # A row that is off by a thousandth of one voltage is seen.
+    values = table.values.clone()
+    values[0, table.names.index(columns(constraint.grid.buses)[2 * len(constraint.grid.buses)])] *= 1.001
+    moved = constraint.residual(TableView(table.names, values))
+    assert moved.abs().max() / constraint.grid.sn_mva > 1e-4
+
+
+@pytest.mark.parametrize('feature', FEATURES, ids=lambda feature: feature.__name__)
+def test_every_kind_of_element_obeys_the_equations(feature):
+    constraint, table = solved_table(with_feature(feature))
+    residual = constraint.residual(table)
+    # The default tolerance, 1e-6 MW on a base of 100 MVA; what runpp leaves is 1e-9 MVA and 1e-7 Mvar of rounding.
+    assert (residual.abs() <= torch.tensor(constraint.tolerance, dtype=torch.float64)).all()
+    # The element matters: without it the network has another operating point.
+    bare = solved_row(ring())
+    assert np.abs(table[list(bare.columns)].numpy() - bare.to_numpy()).max() > 1e-3
+
+
+def test_the_shunts_are_what_separates_res_bus_from_the_row():
+    net = solve(case('case14'), who='test', tolerance_mva=1e-9)
+    constraint, table = solved_table(net)
+    values = table.values.clone()
+    values[:, 14:28] = torch.as_tensor(-net.res_bus['q_mvar'].to_numpy())
+    # Bus 9 (id 8) of the IEEE 14-bus case has 19 Mvar at nominal voltage.
+    residual = constraint.residual(TableView(table.names, values))[0]
+    worst = residual.abs().argmax()
+    assert constraint.equation_names(28)[worst] == 'Q mismatch bus 8'
+    assert residual[worst].item() == pytest.approx(19.0 * net.res_bus.at[8, 'vm_pu'] ** 2, abs=1e-5)
+
+
+def test_buses_joined_by_switches_share_a_balance_and_a_voltage():
+    constraint, table = solved_table(with_feature(joined_by_switches))
+    assert constraint.grid.y_bus.shape == (3, 3)
+    names = constraint.equation_names(len(constraint.unit))
+    assert names[2:3] + names[6:] == [
+        'P mismatch buses 3, 20, 11',
+        'vm of bus 20 against bus 3', 'vm of bus 11 against bus 3',
+        'va of bus 20 against bus 3', 'va of bus 11 against bus 3',
+    ]  # fmt: skip
+    assert constraint.unit == ['MW'] * 3 + ['Mvar'] * 3 + ['p.u.'] * 2 + ['degree'] * 2
+    assert constraint.tolerance == [1e-6] * 6 + [1e-9] * 2 + [1e-7] * 2
+    values = table.values.clone()
+    values[0, table.names.index('p_mw_20')] += 1.0
+    values[0, table.names.index('p_mw_11')] -= 1.0
+    values[0, table.names.index('va_degree_11')] += 0.25
+    residual = constraint.residual(TableView(table.names, values))[0]
+    # Power shifted within the node changes nothing; only the angle's own equation sees the angle.
+    assert residual[9].item() == pytest.approx(0.25)
+    assert residual[:9].abs().max() < 1e-6
+
+
+def test_residuals_are_in_mw_and_mvar():
+    constraint, table = solved_table(ring())
+    values = table.values.clone()
+    values[0, table.names.index('p_mw_3')] += 2.0
+    values[0, table.names.index('q_mvar_7')] -= 3.0
+    residual = constraint.residual(TableView(table.names, values))[0]
+    expected = dict.fromkeys(constraint.equation_names(6), 0.0) | {'P mismatch bus 3': 2.0, 'Q mismatch bus 7': -3.0}
+    assert dict(zip(constraint.equation_names(6), residual.tolist(), strict=True)) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize('network', ['case5', 'case14', 'switches'])
+def test_closed_form_jacobian_equals_the_automatic_one(network):
+    joined = network == 'switches'
+    constraint, table = solved_table(with_feature(joined_by_switches)) if joined else solved_case(network)
+    table = noisy_rows(constraint, table)
+    # In another order of columns and with one the constraint does not know.
+    names = ('colour', *reversed(table.names))
+    table = TableView(names, torch.cat([torch.ones(6, 1).double(), table.values.flip(1)], dim=1))
+    closed, automatic = constraint.jacobian(table), Constraint.jacobian(constraint, table)
+    # Entries up to 2e4 MW per p.u. are sums of about ten terms in another order: 1e-10 is far above rounding.
+    torch.testing.assert_close(closed, automatic, rtol=1e-10, atol=1e-10)
+    assert not closed[:, :, 0].any()
+    assert closed.abs().max() > 1e2
+
+
+def test_gradcheck():
+    constraint, table = solved_table(with_feature(joined_by_switches))
+    values = noisy_rows(constraint, table, rows=2).values.requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda values: constraint.residual(TableView(table.names, values)), values)
+
+
+def test_rows_never_meet():
+    constraint, table = solved_case('case14')
+    table = noisy_rows(constraint, table)
+    single = [TableView(table.names, row[None]) for row in table.values]
+    # A batch may be summed in another order than a row: rounding of a few thousand MW.
+    alone = torch.cat([constraint.residual(row) for row in single])
+    torch.testing.assert_close(constraint.residual(table), alone, rtol=0, atol=1e-10)
+    alone = torch.cat([constraint.jacobian(row) for row in single])
+    torch.testing.assert_close(constraint.jacobian(table), alone, rtol=0, atol=1e-10)
+    assert constraint.residual(table)[0].ne(constraint.residual(table)[1]).all()
+
+
+def test_single_precision_is_taken_as_it_comes():
+    constraint, table = solved_case('case5')
+    single = TableView(table.names, table.values.float())
+    assert constraint.residual(single).dtype == constraint.jacobian(single).dtype == torch.float32
+
+
+def test_own_column_names():
+    net = case('case5')
+    row = solved_row(net).rename(columns={'va_degree_3': 'angle', 'p_mw_0': 'plant'})
+    constraint = PowerFlow.from_pandapower(net, columns={'va_degree_3': 'angle', 'p_mw_0': 'plant'})
+    assert {'angle', 'plant'} < set(constraint.columns)
+    assert constraint.residual(table_of(constraint, row)).abs().max() < 1e-5
+    again = PowerFlow.from_dict(constraint.to_dict())
+    assert again.columns == constraint.columns
+
+
+def test_a_missing_column_names_the_way_out():
+    net = case('case5')
+    constraint, row = PowerFlow.from_pandapower(net), solved_row(net).rename(columns={'va_degree_3': 'va_deg_3'})
+    with pytest.raises(ColumnMissingError) as caught:
+        constraint.residual(TableView(tuple(row.columns), torch.as_tensor(row.to_numpy())))
+    assert str(caught.value).startswith("PowerFlow needs column 'va_degree_3', which the table lacks.")
+    assert "look close: 'va_deg" in str(caught.value)
+    assert str(caught.value).endswith("Pass columns={'va_degree_3': 'va_deg_3'} or rename the column.")
+    with pytest.raises(ColumnMissingError, match=r"columns=\{'va_degree_3': 'va_deg_3'\}"):
+        constraint.require(row.columns)
+
+
+def test_a_wrong_renaming_is_refused():
+    net = case('case5')
+    with pytest.raises(ConstraintError, match=r"'va_degre_3' is no standard name.*'va_degree_3'"):
+        PowerFlow.from_pandapower(net, columns={'va_degre_3': 'angle'})
+    with pytest.raises(ConstraintError, match=r"'p_mw_1' is used for several"):
+        PowerFlow.from_pandapower(net, columns={'p_mw_0': 'p_mw_1'})
+
+
+@pytest.mark.parametrize(
+    ('write', 'cause'),
+    [
+        (lambda name, value: value / 100 if name[0] in 'pq' else value, 'per unit on 100 MVA'),
+        (lambda name, value: np.radians(value) if name.startswith('va') else value, 'radians'),
+        (lambda name, value: -value if name[0] in 'pq' else value, 'load as positive'),
+    ],
+)
+def test_each_misreading_is_undone_by_its_own_reread_only(write, cause):
+    constraint, table = solved_case('case14')
+    wrong = torch.stack([torch.as_tensor(write(n, table[n])) for n in table.names], dim=1)
+    misread = TableView(table.names, wrong)
+    assert constraint.residual(misread).abs().max() > 1.0
+    healed = {m.cause: constraint.residual(m.reread(misread)).abs().max().item() for m in constraint.misreadings()}
+    assert len(healed) == 3
+    for name, mismatch in healed.items():
+        # The conversion to and fro costs rounding only, of powers of some 200 MW.
+        assert (mismatch < 1e-6) == (cause in name), (name, mismatch)
+
+
+def test_misreadings_keep_own_names_and_further_columns():
+    net = ring()
+    row = solved_row(net).rename(columns={'p_mw_3': 'town'}).assign(colour=1.0)
+    constraint = PowerFlow.from_pandapower(net, columns={'p_mw_3': 'town'})
+    table = TableView(tuple(row.columns), torch.as_tensor(row.to_numpy()))
+    sign = next(m for m in constraint.misreadings() if 'load' in m.cause)
+    read = sign.reread(table)
+    assert read.names == table.names
+    assert (read['town'] == -table['town']).all()
+    assert (read[['colour', 'vm_pu_3']] == table[['colour', 'vm_pu_3']]).all()
+
+
+def test_powers_on_a_base_of_one_mva_cannot_be_mistaken_for_per_unit():
+    net = ring()
+    net.sn_mva = 1.0
+    assert not any('per unit' in m.cause for m in PowerFlow.from_pandapower(net).misreadings())
+
+
+def test_plain_data_round_trip():
+    constraint, table = solved_table(with_feature(joined_by_switches))
+    again = PowerFlow.from_dict(json.loads(json.dumps(constraint.to_dict())))
+    assert torch.equal(again.residual(table), constraint.residual(table))
+    assert (again.tolerance, again.unit, again.columns) == (constraint.tolerance, constraint.unit, constraint.columns)
+
+
+def test_a_pickle_is_read_without_pandapower(tmp_path):
+    constraint, table = solved_case('case5')
+    (tmp_path / 'state').write_bytes(pickle.dumps((constraint, table.names, table.values.numpy())))
+    code = (
+        'import pathlib, pickle, sys, torch\n'
+        "sys.modules['pandapower'] = None\n"
+        'from sdv_constrained_diffusion.constraints.base import TableView\n'
+        f'constraint, names, values = pickle.loads(pathlib.Path({str(tmp_path / "state")!r}).read_bytes())\n'
+        'assert constraint.residual(TableView(names, torch.as_tensor(values))).abs().max() < 1e-6\n'
+    )
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
