@@ -1,5 +1,36 @@
 """An SDV synthesizer: diffusion models for tables whose rows obey constraints to solver precision."""
 
-import sdv  # noqa: F401  First, so that SDV's plug-in discovery never meets this module half-built.
+import sdv  # noqa: F401, I001  First, so that SDV's plug-in discovery never meets this module half-built.
+
+from typing import Any
+
+from sdv_constrained_diffusion.constraints import registry
+from sdv_constrained_diffusion.constraints.base import Constraint, constraint
+from sdv_constrained_diffusion.synthesizer import ConstrainedDiffusionSynthesizer
+from sdv_constrained_diffusion.testing import check_constraint
 
 __version__ = '0.1.0.dev0'
+
+__all__ = [
+    'ConstrainedDiffusionSynthesizer',
+    'Constraint',
+    'FidelityReport',
+    'PowerFlow',
+    'check_constraint',
+    'constraint',
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads what needs further libraries on first use: `PowerFlow` through its entry point, `FidelityReport`."""
+    if name == 'PowerFlow':
+        return registry.load('power_flow')
+    if name == 'FidelityReport':
+        from sdv_constrained_diffusion.report.fidelity import FidelityReport
+
+        return FidelityReport
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import sys
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from sdv.errors import NotFittedError, SamplingError, SynthesizerInputError
 from sdv.single_table.base import BaseSingleTableSynthesizer
 from tqdm import tqdm
 
+from sdv_constrained_diffusion._numbers import finite_numbers
 from sdv_constrained_diffusion.constraints.base import Constraint
 from sdv_constrained_diffusion.constraints.diagnosis import diagnose
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem
@@ -153,10 +155,10 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             feasible (`num_replaced`), and the median, 99 % quantile and maximum of the `displacement`: how far rows
             were moved, root mean square over columns, in column standard deviations.
         """
-        codes = [each.codes for each in self._projections]
-        moves = [each.displacement[each.codes == ResultCode.CONVERGED] for each in self._projections]
-        codes, moves = torch.cat([torch.zeros(0), *codes]), torch.cat([torch.zeros(0).double(), *moves]).numpy()
-        quantiles = np.quantile(moves, [0.5, 0.99, 1.0]) if len(moves) else [np.nan] * 3
+        codes = torch.cat([torch.zeros(0, dtype=torch.int64), *(each.codes for each in self._projections)])
+        moves = torch.cat([torch.zeros(0, dtype=torch.float64), *(each.displacement for each in self._projections)])
+        kept = moves[codes == ResultCode.CONVERGED].numpy()
+        quantiles = np.quantile(kept, [0.5, 0.99, 1.0]) if len(kept) else [np.nan] * 3
         return pd.DataFrame(
             [
                 {
@@ -174,12 +176,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         if len(table_data) < 2:
             raise DataError(f'fit needs at least 2 rows to learn from; it got {len(table_data)}. Pass more rows.')
         for name in table_data.select_dtypes('number').columns:
-            infinite = np.isinf(table_data[name].to_numpy(dtype='float64', na_value=np.nan))
-            if infinite.any():
-                raise DataError(
-                    f'fit needs finite numbers in column {name!r}; {int(infinite.sum())} of {len(table_data)} rows hold '
-                    f'inf, the first is row {table_data.index[infinite.argmax()]}. Drop or repair these rows.'
-                )
+            finite_numbers(table_data[name], 'fit', allow_missing=True)
         self._constraint_diagnosis = diagnose(self._guided, table_data)
         for found in self._constraint_diagnosis.itertuples():
             self._tell(
@@ -247,14 +244,16 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
 
     def _sample_with_progress_bar(self, num_rows: int, *args: Any, **kwargs: Any) -> pd.DataFrame:
         self._projections = []
+        if self._guided and not (self.verbose and sys.stderr.isatty()):
+            kwargs['show_progress_bar'] = False
         sampled = super()._sample_with_progress_bar(num_rows, *args, **kwargs)
-        if self._guided and len(sampled) < num_rows:
+        if self._projections and len(sampled) < num_rows:
             codes = torch.cat([each.codes for each in self._projections])
             failed = {ResultCode(code).name: int((codes == code).sum()) for code in codes.unique().tolist() if code}
             raise SamplingError(
-                f'sample was asked for {num_rows} rows and found {len(sampled)} feasible ones; of {len(codes)} rows drawn '
-                f'the projection failed on {failed}. Check the constraints against the training rows, train longer, or '
-                'raise max_tries_per_batch.'
+                f'sample was asked for {num_rows} rows and found {len(sampled)} feasible ones; of {len(codes)} rows '
+                f'drawn the projection failed on {failed}. Check the constraints against the training rows, train '
+                'longer, or raise max_tries_per_batch.'
             )
         return sampled
 

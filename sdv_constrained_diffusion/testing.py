@@ -1,4 +1,4 @@
-"""The kit that the author of a constraint runs on it: does it differentiate, does it mix rows, does real data obey it?"""
+"""The kit that the author of a constraint runs on it: does it differentiate, mix rows, hold on real data?"""
 
 from dataclasses import dataclass
 

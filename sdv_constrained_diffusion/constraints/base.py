@@ -179,7 +179,7 @@ def evaluate(constraint: Constraint, table: TableView) -> Residuals:
         shape (row, equation).
 
     Raises:
-        ConstraintError: the residual is no tensor, or its first axis is not the table's rows.
+        ConstraintError: the residual is no tensor of real numbers, or its first axis is not the table's rows.
     """
     residual = constraint.residual(table)
     rows = table.values.shape[0]
@@ -187,6 +187,11 @@ def evaluate(constraint: Constraint, table: TableView) -> Residuals:
         raise ConstraintError(
             f'{constraint.name}.residual must return a torch.Tensor of shape (row,) or (row, equation); '
             f'it returned {type(residual).__name__}. Compute it with torch operations on the columns.'
+        )
+    if not residual.is_floating_point():
+        raise ConstraintError(
+            f'{constraint.name}.residual must return real numbers; it returned a tensor of {residual.dtype}. Return '
+            'the quantity itself, such as a difference, and give its limits as lower and upper.'
         )
     if residual.ndim not in (1, 2) or residual.shape[0] != rows:
         raise ConstraintError(

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
+from sdv_constrained_diffusion._numbers import finite_numbers
 from sdv_constrained_diffusion.constraints.base import Constraint, Misreading, TableView, evaluate
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem
-from sdv_constrained_diffusion.errors import ConstraintError, ConstraintMismatchError, DataError
+from sdv_constrained_diffusion.errors import ConstraintError, ConstraintMismatchError
 
 GROSS = 100.0
 """A constraint is missed grossly when no row is feasible and the median row is this many tolerances off."""
@@ -34,7 +35,9 @@ def diagnose(constraints: Iterable[Constraint], data: pd.DataFrame) -> pd.DataFr
 
 
 def _diagnose(constraint: Constraint, data: pd.DataFrame) -> dict[str, object]:
-    _check_columns(constraint, data)
+    constraint.require(data.columns)
+    for name in constraint.columns:
+        finite_numbers(data[name], constraint.name)
     system = ConstraintSystem([constraint], data)
     values = system.values(data)
     residual = system.residual(values)
@@ -66,24 +69,6 @@ def _diagnose(constraint: Constraint, data: pd.DataFrame) -> dict[str, object]:
             f'{equation.tolerance:.4g} {equation.unit}. {_likely_cause(constraint, system, data)}'
         )
     return found
-
-
-def _check_columns(constraint: Constraint, data: pd.DataFrame) -> None:
-    constraint.require(data.columns)
-    for name in constraint.columns:
-        try:
-            numbers = data[name].to_numpy(dtype='float64', na_value=float('nan'))
-        except (TypeError, ValueError) as error:
-            raise DataError(
-                f'{constraint.name} needs numbers in column {name!r}; it got {data[name].dtype} values such as '
-                f'{data[name].iloc[0]!r}. Convert the column, or leave it out of the constraint.'
-            ) from error
-        bad = ~pd.Series(numbers).between(-float('inf'), float('inf'), inclusive='neither').to_numpy()
-        if bad.any():
-            raise DataError(
-                f'{constraint.name} needs finite numbers in column {name!r}; {int(bad.sum())} of {len(data)} rows hold '
-                f'{numbers[bad.argmax()]}, the first is row {data.index[bad.argmax()]}. Drop or repair these rows.'
-            )
 
 
 def _likely_cause(constraint: Constraint, system: ConstraintSystem, data: pd.DataFrame) -> str:

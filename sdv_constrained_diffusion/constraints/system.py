@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -144,7 +145,9 @@ def _equations(constraint: Constraint, example: pd.DataFrame) -> list[Equation]:
 def _per_equation(constraint: Constraint, attribute: str, number: int) -> list:
     """Spreads a scalar attribute over all equations, or checks that a sequence has one entry for each."""
     value = getattr(constraint, attribute)
-    if isinstance(value, str) or not isinstance(value, Sequence | Tensor):
+    if isinstance(value, np.ndarray | Tensor):
+        value = value.tolist()
+    if isinstance(value, str) or not isinstance(value, Sequence):
         return [value] * number
     if len(value) != number:
         raise ConstraintError(

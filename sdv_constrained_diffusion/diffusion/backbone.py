@@ -11,6 +11,8 @@ from sdv_constrained_diffusion._types import Rows, Times
 class SinusoidalEmbedding(nn.Module):
     r"""`(\sin(\omega_i t), \cos(\omega_i t))`, `\omega_i = 10000^{-i / (d/2)}` (Vaswani et al. 2017, section 3.5)."""
 
+    frequencies: Tensor
+
     def __init__(self, width: int) -> None:
         """Builds the frequencies; `width` must be even."""
         super().__init__()

@@ -45,7 +45,7 @@ class NoisePredictor(Denoiser):
         return (x_t - sigma * self._eps_hat(x_t, t)) / alpha
 
     def loss(self, x_0: Rows, generator: torch.Generator) -> PerRow:
-        r"""`\|\epsilon - \epsilon_\theta(\alpha_t x_0 + \sigma_t \epsilon, t)\|^2` (Algorithm 1, eq. 5), mean over features."""
+        r"""Mean of `(\epsilon - \epsilon_\theta(\alpha_t x_0 + \sigma_t \epsilon, t))^2` over features (eq. 5 there)."""
         t = self.schedule.draw(len(x_0), generator)
         eps = torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype)
         alpha, sigma = self.schedule.noise(t[:, None])
@@ -68,7 +68,7 @@ class PreconditionedDenoiser(Denoiser):
         self.backbone, self.schedule = backbone, schedule
 
     def forward(self, x_t: Rows, t: Times) -> Rows:
-        r"""`c_{skip} = 1 / (1 + \sigma^2)`, `c_{out} = \sigma / \sqrt{1 + \sigma^2}`, `c_{in} = 1 / \sqrt{1 + \sigma^2}`."""
+        r"""`c_{skip} = c_{in}^2`, `c_{out} = \sigma c_{in}`, `c_{in} = 1 / \sqrt{1 + \sigma^2}` (table 1 there)."""
         sigma = self.schedule.noise(t[:, None]).sigma
         c_skip, c_in = 1 / (1 + sigma**2), 1 / (1 + sigma**2).sqrt()
         c_out = sigma * c_in

@@ -56,7 +56,7 @@ def paper_preset(decay_steps: int = 1500, decay_factor: float = 0.9) -> Preset:
 
 
 def default_preset() -> Preset:
-    """Normal scores, preconditioned residual network, second-order sampling (Karras et al. 2022): minutes, not hours."""
+    """Normal scores, preconditioned residual network, Heun sampling (Karras et al. 2022): minutes, not hours."""
     return Preset(
         scaling='quantile',
         denoiser=lambda num_features: PreconditionedDenoiser(

@@ -4,6 +4,7 @@ A sampler asks a denoiser for `x0_hat` and knows nothing of constraints: a guide
 """
 
 import abc
+import itertools
 
 import torch
 
@@ -70,7 +71,7 @@ class AncestralSampler(Sampler):
         """Draws rows of model space; arguments as in `Sampler.sample`."""
         grid = denoiser.schedule.grid(self.num_steps)
         x_t = _standard_normal(num_rows, num_features, generator) * _prior_scale(denoiser.schedule.noise(grid[0]))
-        for t, s in zip(grid[:-1], grid[1:], strict=True):
+        for t, s in itertools.pairwise(grid):
             x0_hat = denoiser(x_t, t.expand(num_rows))
             z = _standard_normal(num_rows, num_features, generator) if self.eta else torch.zeros_like(x_t)
             x_t = ddim_step(x_t, x0_hat, denoiser.schedule.noise(t), denoiser.schedule.noise(s), self.eta, z)
@@ -88,7 +89,7 @@ class HeunSampler(Sampler):
         """Draws rows of model space; arguments as in `Sampler.sample`."""
         grid = denoiser.schedule.grid(self.num_steps)
         x_t = _standard_normal(num_rows, num_features, generator) * _prior_scale(denoiser.schedule.noise(grid[0]))
-        for t, s in zip(grid[:-1], grid[1:], strict=True):
+        for t, s in itertools.pairwise(grid):
             at, to = denoiser.schedule.noise(t), denoiser.schedule.noise(s)
             x_t = heun_step(denoiser, x_t, at, to, t.expand(num_rows), s.expand(num_rows))
         return x_t

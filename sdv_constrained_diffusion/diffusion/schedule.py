@@ -80,7 +80,7 @@ def linear_schedule(num_levels: int = 1000, first: float = 1e-4, last: float = 0
 
 
 def cosine_schedule(num_levels: int = 1000, offset: float = 0.008) -> DiscreteSchedule:
-    r"""`\bar\alpha_t = f(t) / f(0)`, `f(t) = \cos^2(\frac{t/T + s}{1 + s} \frac\pi2)` (Nichol and Dhariwal 2021, eq. 17)."""
+    r"""`\bar\alpha_t = f(t) / f(0)`, `f(t) = \cos^2(\frac{t/T + s}{1 + s} \frac\pi2)` (Nichol 2021, eq. 17)."""
     t = torch.arange(num_levels + 1, dtype=torch.float64) / num_levels
     f = torch.cos((t + offset) / (1 + offset) * math.pi / 2) ** 2
     return DiscreteSchedule((1 - f[1:] / f[:-1]).clamp(max=0.999))
@@ -124,7 +124,7 @@ class EDMSchedule(Schedule):
         return (self.log_mean + self.log_std * normal).exp().clamp(self.smallest, self.largest)
 
     def grid(self, num_steps: int) -> TimeGrid:
-        r"""`(\sigma_{max}^{1/\rho} + \frac{i}{N-1}(\sigma_{min}^{1/\rho} - \sigma_{max}^{1/\rho}))^\rho`, then 0 (eq. 5)."""
+        r"""Even steps of `\sigma^{1/\rho}` from the largest to the smallest noise, then 0 (eq. 5)."""
         root = torch.linspace(
             self.largest ** (1 / self.rho), self.smallest ** (1 / self.rho), num_steps, dtype=torch.float64
         )

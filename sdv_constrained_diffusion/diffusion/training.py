@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -31,7 +31,7 @@ class TrainingPlan:
         clip: largest gradient norm of a step; infinite switches clipping off.
     """
 
-    epochs: int = 400
+    epochs: int = 500
     batch_size: int = 512
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
@@ -117,11 +117,11 @@ def _rate(plan: TrainingPlan, num_steps: int) -> Callable[[int], float]:
     return cosine
 
 
-def _running_mean(ema: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+def _running_mean(ema: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
     """Exponential mean of the weights whose memory grows with the run, so that short runs forget their start."""
 
-    def update(averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
+    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], num_averaged: Tensor | int) -> None:
         decay = min(ema, (1 + float(num_averaged)) / (10 + float(num_averaged)))
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+        torch._foreach_lerp_(list(averaged), list(current), 1 - decay)
 
     return update

@@ -1,4 +1,4 @@
-r"""Guidance by the Jacobian's inverse: `\hat x_0 \leftarrow \hat x_0 - K h(v(\hat x_0))` with the projection's own K."""
+r"""Guidance by the Jacobian's inverse: `\hat x_0 \leftarrow \hat x_0 - K h(v(\hat x_0))`, K as in projection."""
 
 import torch
 

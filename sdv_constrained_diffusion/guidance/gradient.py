@@ -10,11 +10,11 @@ from sdv_constrained_diffusion.tabular.encoder import TableEncoder
 
 
 class GradientGuidance(GuidedDenoiser):
-    r"""`\hat x_0 \leftarrow \hat x_0 - \lambda_t \nabla_{\hat x_0} \|h(v(\hat x_0))\|^2`, the step taken in standardised columns.
+    r"""`\hat x_0 \leftarrow \hat x_0 - \lambda_t \nabla_{\hat x_0} \|h(v(\hat x_0))\|^2` in standardised columns.
 
     No gradient runs through the network (Chung et al. 2023). The residual is divided by its gradient's norm at the
-    mean row, and `\lambda_t = \lambda \frac{\alpha_t^2}{\alpha_t^2 + \sigma_t^2} / (2 \|J_0\|^2)`: the largest step that
-    does not overshoot the stiffest direction, growing as t -> 0. Rows never meet.
+    mean row, and `\lambda_t = \frac{\lambda}{2 \|J_0\|^2} \frac{\alpha_t^2}{\alpha_t^2 + \sigma_t^2}`: the largest step
+    that does not overshoot the stiffest direction, growing as t -> 0. Rows never meet.
     """
 
     def __init__(self, denoiser: Denoiser, encoder: TableEncoder, chord: Chord, guidance_scale: float = 1.0) -> None:

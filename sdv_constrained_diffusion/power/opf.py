@@ -61,6 +61,9 @@ _IPOPT = {
     'acceptable_constr_viol_tol': 1e-10,
     'bound_relax_factor': 0.0,  # Ipopt would else widen every limit by 1e-8
 }
+LIMIT_RESOLUTION_PU = 1e-10
+"""Values closer to a limit than this, in per unit or radians, are put on it; a tenth of the mismatch that is accepted."""
+
 _SOLVED = ('Solve_Succeeded', 'Solved_To_Acceptable_Level')
 _WARM = {
     'warm_start_init_point': 'yes',
@@ -159,7 +162,7 @@ class OptimalPowerFlow:
             reason = solver.stats()['return_status']
             if reason in _SOLVED:
                 break
-        x = np.asarray(self._answer['x']).ravel()
+        x = _onto_limits(np.asarray(self._answer['x']).ravel(), case.lower_x, case.upper_x)
         values, mismatch_pu = case.table_row(x, demand_mw, demand_mvar)
         if reason in _SOLVED and not mismatch_pu <= MISMATCH_TOLERANCE_PU:
             reason = 'Mismatch_Above_Tolerance'
@@ -413,6 +416,12 @@ def _costs(gencost: np.ndarray, num_generators: int) -> tuple[np.ndarray, np.nda
         number = int(cost[idx_cost.NCOST])
         coefficients[row, :number] = cost[idx_cost.COST : idx_cost.COST + number][::-1]
     return coefficients[:num_generators], coefficients[num_generators:]
+
+
+def _onto_limits(x: np.ndarray, lower_x: np.ndarray, upper_x: np.ndarray) -> np.ndarray:
+    """Unknowns that Ipopt left within rounding of a limit, exactly on it: a limit that binds is one value, not noise."""
+    x = np.where(x - lower_x <= LIMIT_RESOLUTION_PU, lower_x, x)
+    return np.where(upper_x - x <= LIMIT_RESOLUTION_PU, upper_x, x)
 
 
 def _flat_start(bus: np.ndarray, branch: np.ndarray, lower_x: np.ndarray, upper_x: np.ndarray) -> np.ndarray:

@@ -83,7 +83,7 @@ class FidelityReport:
             held_out_data: real rows that the synthesizer did not see. Synthetic rows are compared with them, and the
                 floor compares `real_data` with them. Without them, the two halves of `real_data`, split at random,
                 play the two parts; a synthesizer that copies its rows is then not found out.
-            verbose: whether to print the scores as they come.
+            verbose: whether to print the number of rows and the scores.
             seed: of the split, of the cuts to equal size and of the classifier.
 
         Raises:

@@ -32,7 +32,7 @@ def dots(
     """
     figure = go.Figure()
     for name, colour, symbol, column in zip(
-        ('floor: two real tables', 'synthetic'),
+        ('floor (real data)', 'synthetic'),
         (FLOOR, SYNTHETIC),
         ('line-ew-open', 'circle'),
         columns[::-1],
@@ -53,6 +53,9 @@ def dots(
         figure.add_hline(line, line={'dash': 'dash', 'width': 1, 'color': '#888888'})
     if logarithmic:
         figure.update_yaxes(type='log', exponentformat='power')
+    elif np.ptp(details[list(columns)].to_numpy(dtype='float64')) == 0:
+        # Without a spread of its own the axis would reach beyond the highest score there is.
+        figure.update_yaxes(range=[0, 1.05])
     figure.update_yaxes(title_text=axis_title)
     figure.update_xaxes(type='category', tickangle=-60 if len(details) > 8 else 0)
     return _dress(figure, title, 400)
@@ -66,7 +69,7 @@ def heatmaps(details: pd.DataFrame, title: str) -> go.Figure:
         title: of the figure.
     """
     names = list(dict.fromkeys([*details['Column 1'], *details['Column 2']]))
-    figure = make_subplots(1, 2, subplot_titles=['synthetic', 'floor: two real tables'], horizontal_spacing=0.04)
+    figure = make_subplots(1, 2, subplot_titles=['synthetic', 'floor (real data)'], horizontal_spacing=0.04)
     lowest = float(np.nanmin(details[['Score', 'Floor']].to_numpy(dtype='float64'), initial=0.99))
     for position, column in enumerate(('Score', 'Floor'), start=1):
         index = pd.Index(names)

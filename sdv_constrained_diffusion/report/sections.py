@@ -44,7 +44,7 @@ PROSE = {
         The points are the AUC of a small tree that sees one column only: they name the columns that give rows away.
         When all are near 0.5 and the AUC of all columns is not, the difference lies in how columns go together.""",
     CONSTRAINTS: """How far the rows miss each equation, in the equation's own unit, and the share of rows within the
-        tolerance. Every synthetic row is judged; the floor is the real rows' own violation, a solver's tolerance.""",
+        tolerance. Every synthetic row is judged; the floor is the violation of the real rows themselves.""",
 }
 
 
@@ -84,12 +84,19 @@ def property_section(name: str, each: Property, figure: go.Figure, shapes: go.Fi
         figure: of its details.
         shapes: histograms to show besides, or None.
     """
-    figures = [Figure('Synthetic data in blue, the floor of two real tables in grey.', figure)]
+    figures = [Figure('Synthetic data in blue, the floor that real data reach in grey.', figure)]
+    if name == STRUCTURE:
+        figures = []  # One number needs no figure.
     if name in (PAIRS, ALL_PAIRS):
         figures = [Figure('Similarity of each pair of columns; both matrices share one scale.', figure)]
     if shapes is not None:
         figures.append(Figure('The columns that fall short of their floor most. Shares are of all rows.', shapes))
-    details = _most_telling_first(name, each.details).dropna(axis=1, how='all')
+    details = _most_telling_first(name, each.details)
+    if name in (PAIRS, ALL_PAIRS):
+        # SDMetrics keeps a column for associations where all columns are numbers, and the other way round.
+        details = details.dropna(axis=1, how='all')
+    if name == CONSTRAINTS:
+        details = details.rename(columns=lambda column: column.replace('_', ' '))
     caption = 'Most telling lines first' if len(details) > NUM_LINES else 'Details'
     return Section(name, PROSE[name], figures, [Table(caption, details, NUM_LINES)])
 
@@ -112,7 +119,9 @@ def property_figure(name: str, each: Property) -> go.Figure:
         excess = details.assign(
             Score=details['max'] / details['tolerance'], Floor=details['real_max'] / details['tolerance']
         )
-        return score_figures.dots(excess, 'equation', title, 'largest violation / tolerance', 1.0, logarithmic=True)
+        return score_figures.dots(
+            excess, 'equation', title, 'largest violation / tolerance (at least 1e-14)', 1.0, logarithmic=True
+        )
     return score_figures.dots(details, 'Metric' if name == STRUCTURE else 'Column', title, 'score', 1.0)
 
 

@@ -1,16 +1,14 @@
 """One codec per kind of column, for all columns of its kind at once: numbers of the table <-> features of the model.
 
-Every codec's `decode` is differentiable and `decode(encode(v)) == v` up to rounding. `point_masses` tells which values are
-exact by nature, such as a limit that many rows sit on, so that guidance and projection leave them alone.
+Every codec's `decode` is differentiable and `decode(encode(v)) == v` up to rounding. `point_masses` tells which values
+are exact by nature, such as a limit that many rows sit on, so that guidance and projection leave them alone.
 """
 
 import abc
 from collections.abc import Sequence
-from typing import Self
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sdv_constrained_diffusion._types import ColumnMask, PerColumn, Rows, Table
 
@@ -42,7 +40,7 @@ class ColumnCodec(abc.ABC):
         """True for values that a whole interval of features decodes to."""
 
     @abc.abstractmethod
-    def select(self, positions: Sequence[int]) -> Self:
+    def select(self, positions: Sequence[int]) -> 'ColumnCodec':
         """The codec of some of its columns."""
 
 

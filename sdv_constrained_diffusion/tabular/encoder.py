@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from sdv_constrained_diffusion._numbers import finite_numbers
 from sdv_constrained_diffusion._types import ColumnMask, Rows, Table
-from sdv_constrained_diffusion.errors import DataError
 from sdv_constrained_diffusion.tabular.columns import AffineCodec, ColumnCodec, ConstantCodec
 from sdv_constrained_diffusion.tabular.quantiles import QuantileCodec
 
@@ -48,7 +48,7 @@ class TableEncoder:
         Raises:
             DataError: a column is not numeric, or holds NaN or inf.
         """
-        values = np.stack([_numbers(data[name]) for name in data.columns], axis=1)
+        values = np.stack([finite_numbers(data[name], 'The encoder') for name in data.columns], axis=1)
         constant = np.ptp(values, axis=0) <= 1e-9 * abs(values).max(0)
         same, varied = np.flatnonzero(constant).tolist(), np.flatnonzero(~constant).tolist()
         parts = [_Part(ConstantCodec.fit(values[:, same]), same, [])] if same else []
@@ -107,22 +107,3 @@ class TableEncoder:
                 encoded = part.codec.encode(values[:, part.columns])
                 replaced[:, part.features] = torch.where(where[:, part.columns], encoded, rows[:, part.features])
         return replaced
-
-
-def _numbers(column: pd.Series) -> np.ndarray:
-    """The column's numbers; refuses what no codec can take."""
-    try:
-        numbers = column.to_numpy(dtype='float64', na_value=np.nan)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f'The encoder needs numbers in column {column.name!r}; it got {column.dtype} values such as '
-            f'{column.iloc[0]!r}. Give the column a transformer that makes numbers of it.'
-        ) from error
-    finite = np.isfinite(numbers)
-    if not finite.all():
-        row = int(finite.argmin())
-        raise DataError(
-            f'The encoder needs finite numbers in column {column.name!r}; row {column.index[row]} holds '
-            f'{numbers[row]}. Drop or fill such rows first.'
-        )
-    return numbers

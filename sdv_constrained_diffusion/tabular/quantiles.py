@@ -45,11 +45,11 @@ class QuantileCodec(ColumnCodec):
             resolution: values closer than this count as one, in standard deviations of the column.
         """
         largest = abs(values).max(0)
-        resolution = resolution * (values / largest).std(0) * largest
-        knots = [_knots(*column, num_knots, smallest_mass) for column in zip(values.T, resolution, strict=True)]
+        gaps = resolution * (values / largest).std(0) * largest
+        knots = [_knots(column, gap, num_knots, smallest_mass) for column, gap in zip(values.T, gaps, strict=True)]
         longest = max(map(len, knots)) + 1
         features, knot_values = torch.from_numpy(np.stack([_extend(each, longest) for each in knots])).unbind(2)
-        return cls(features.contiguous(), knot_values.contiguous(), torch.from_numpy(resolution))
+        return cls(features.contiguous(), knot_values.contiguous(), torch.from_numpy(gaps))
 
     def encode(self, values: Table, generator: torch.Generator | None = None) -> Rows:
         """Normal scores."""

@@ -113,6 +113,16 @@ def test_load_buses_without_generation_carry_exactly_the_demand():
     assert row['p_mw'][6] == 0.0
 
 
+def test_values_at_a_limit_are_exactly_on_it():
+    # At every load within 20 % of the nominal one, the two cheap generators of bus 0 run at their 40 + 170 MW.
+    opf = OptimalPowerFlow(networks.case5(), flow_limit='current')
+    at = opf.columns.index('p_mw_0')
+    for factor in (0.8, 1.0, 1.2):
+        point = opf.solve(factor * opf.nominal_p_mw, factor * opf.nominal_q_mvar)
+        assert point.values[at] == 210.0
+        assert point.mismatch_pu <= 1e-9
+
+
 def test_a_solve_does_not_depend_on_the_ones_before():
     opf = OptimalPowerFlow(networks.case5())
     first, again = (opf.solve(*drawn(opf, seed)).values for seed in (1, 1))

@@ -12,6 +12,7 @@ from sdv.metadata import Metadata
 from sdv_constrained_diffusion.constraints.base import constraint
 from sdv_constrained_diffusion.errors import ColumnMissingError, DataError
 from sdv_constrained_diffusion.report import fidelity
+from sdv_constrained_diffusion.report.comparison import compare, one_table
 from sdv_constrained_diffusion.report.fidelity import FidelityReport
 
 COLUMNS = {
@@ -156,9 +157,6 @@ def test_without_held_out_rows_the_real_rows_are_halved(monkeypatch):
     assert reference.isdisjoint(other)
 
 
-compare = fidelity.compare
-
-
 @pytest.mark.parametrize(('sizes', 'expected'), [((90, 30, 60), 30), ((90, 80, 40), 40), ((50, 80, 60), 50)])
 def test_tables_are_compared_at_equal_size(sizes, expected):
     real, synthetic, held_out = (grid(size, seed) for seed, size in enumerate(sizes))
@@ -227,6 +225,28 @@ def test_page_has_a_section_per_property(report, tmp_path):
         assert f'<h2>{name}</h2>' in page
 
 
+def test_a_table_of_one_column_has_no_pairs(tables, tmp_path):
+    real, synthetic, _ = (data[['vm_pu']] for data in tables)
+    report = generated(real, synthetic, {'columns': {'vm_pu': COLUMNS['vm_pu']}})
+    found = scores(report)
+    assert found.loc[['Column Pair Trends', 'Column Pair Trends (all pairs)']].isna().all(axis=None)
+    assert report.get_score() == pytest.approx(found['Score'].dropna().mean())
+    report.to_html(tmp_path / 'report.html')
+    report.to_json(tmp_path / 'report.json')
+    assert json.loads((tmp_path / 'report.json').read_text())['properties'][1]['Score'] is None
+
+
+def test_constant_columns_and_categories_alone_have_pages(tables, tmp_path):
+    real, synthetic, _ = tables
+    constant = {name: data.assign(vm_pu=1.0, gen_mw=1.0) for name, data in (('real', real), ('synthetic', synthetic))}
+    names = ['season', 'region']
+    columns = {'columns': {name: COLUMNS[name] for name in names}}
+    for number, report in enumerate([generated(*constant.values()), generated(real[names], synthetic[names], columns)]):
+        report.to_html(tmp_path / f'{number}.html')
+        assert 0 < report.get_score() <= 1
+    assert np.isnan(report.mean_ks_complement.score)
+
+
 def test_errors_state_the_facts(tables, report):
     real, synthetic, _ = tables
     with pytest.raises(DataError, match=r"synthetic_data lacks \['vm_pu'\] and has \['v'\]"):
@@ -240,7 +260,7 @@ def test_errors_state_the_facts(tables, report):
     with pytest.raises(DataError, match="'grid', but real_data holds the table 'net'"):
         generated({'net': real}, synthetic)
     with pytest.raises(DataError, match='it got list'):
-        generated([real], synthetic)
+        one_table('real_data', [real])
     with pytest.raises(DataError, match='describe 2'):
         generated(real, synthetic, {'tables': {'a': {}, 'b': {}}})
     with pytest.raises(DataError, match='it got str'):

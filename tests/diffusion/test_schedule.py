@@ -1,0 +1,156 @@
+"""Noise scales against the formulas of Ho et al. (2020), Nichol and Dhariwal (2021) and Karras et al. (2022)."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from sdv_constrained_diffusion.diffusion.schedule import (
+    DiscreteSchedule,
+    EDMSchedule,
+    cosine_schedule,
+    linear_schedule,
+)
+
+ROUNDING = 1e-12
+"""A product of a thousand float64 factors is good to about 1000 eps = 2e-13."""
+
+betas_of_any_kind = st.lists(st.floats(1e-5, 0.5), min_size=1, max_size=50)
+
+
+def times(*t):
+    return torch.tensor(t, dtype=torch.float64)
+
+
+def draw(schedule, num_rows=20_000, seed=0):
+    return schedule.draw(num_rows, torch.Generator().manual_seed(seed))
+
+
+@given(betas=betas_of_any_kind, mean=st.floats(-3, 3), variance=st.floats(0, 4))
+def test_marginal_is_the_chain_of_forward_steps(betas, mean, variance):
+    """Iterates eq. (3), `x_t = sqrt(1 - beta) x_{t-1} + sqrt(beta) eps`, on mean and variance; eq. (4) must agree."""
+    schedule = DiscreteSchedule(times(*betas))
+    chain_mean, chain_variance = mean, variance
+    for t, beta in enumerate(betas, start=1):
+        chain_mean, chain_variance = math.sqrt(1 - beta) * chain_mean, (1 - beta) * chain_variance + beta
+        alpha, sigma = schedule.noise(times(t))
+        assert (alpha * mean).item() == pytest.approx(chain_mean, rel=ROUNDING, abs=ROUNDING)
+        marginal = (alpha**2 * variance + sigma**2).item()
+        assert marginal == pytest.approx(chain_variance, rel=ROUNDING, abs=ROUNDING)
+
+
+def test_linear_betas_and_their_products():
+    schedule = linear_schedule()
+    product = 1.0
+    for t in range(1, 1001):
+        product *= 1 - (1e-4 + (0.02 - 1e-4) * (t - 1) / 999)
+        assert schedule.alpha_bar[t].item() == pytest.approx(product, rel=ROUNDING)
+    assert schedule.num_levels == 1000
+    assert schedule.alpha_bar[0] == 1
+
+
+@pytest.mark.parametrize('schedule', [linear_schedule(), cosine_schedule(), linear_schedule(7)])
+def test_variance_is_preserved_and_signal_falls(schedule):
+    alpha, sigma = schedule.noise(torch.arange(schedule.num_levels + 1, dtype=torch.float64))
+    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(alpha), rtol=0, atol=4e-16)  # two roundings of 1
+    assert (alpha.diff() < 0).all()
+    assert (alpha[0], sigma[0]) == (1, 0)
+
+
+@given(num_levels=st.integers(2, 2000), offset=st.floats(0.001, 0.1))
+def test_cosine_formula(num_levels, offset):
+    r"""`\bar\alpha_t = f(t) / f(0)`; the last step is cut at beta = 0.999, as in section 3.2 there."""
+    alpha_bar = cosine_schedule(num_levels, offset).alpha_bar
+
+    def f(t):
+        return math.cos((t / num_levels + offset) / (1 + offset) * math.pi / 2) ** 2
+
+    for t in {0, 1, num_levels // 2, num_levels - 1}:
+        if f(t) > 1e-3 * f(max(t - 1, 0)):
+            # Near the end f is a square of a small cosine: its relative error is eps / cos, at most 2000 eps, twice.
+            assert alpha_bar[t].item() == pytest.approx(f(t) / f(0), rel=1e-10)
+    assert alpha_bar[-1].item() == pytest.approx(1e-3 * alpha_bar[-2].item(), rel=ROUNDING)
+
+
+def test_discrete_times_are_uniform_on_one_to_last():
+    schedule = linear_schedule(10)
+    t = draw(schedule)
+    counts = torch.bincount(t.long(), minlength=11)
+    assert t.dtype == torch.float64
+    assert counts[0] == 0
+    assert len(counts) == 11
+    assert stats.chisquare(counts[1:].numpy()).pvalue > 1e-3  # seeded: passes or fails for good
+
+
+@given(data=st.data(), num_levels=st.integers(1, 1000))
+def test_discrete_grid_is_an_even_subsequence(data, num_levels):
+    num_steps = data.draw(st.integers(1, num_levels))
+    grid = linear_schedule(num_levels).grid(num_steps)
+    assert grid.shape == (num_steps + 1,)
+    assert (grid[0], grid[-1]) == (num_levels, 0)
+    gaps = -grid.diff()
+    assert (gaps >= 1).all()
+    assert ((gaps - num_levels / num_steps).abs() <= 1).all()  # both ends of a gap are rounded by at most 1/2
+    assert (grid == grid.round()).all()
+
+
+def test_discrete_grid_of_all_steps():
+    torch.testing.assert_close(linear_schedule(1000).grid(1000), torch.arange(1000, -1, -1, dtype=torch.float64))
+
+
+@given(
+    num_steps=st.integers(2, 60), smallest=st.floats(1e-4, 0.1), largest=st.floats(1, 200), rho=st.floats(1, 10)
+)
+def test_edm_grid_formula_and_ends(num_steps, smallest, largest, rho):
+    grid = EDMSchedule(smallest, largest, rho).grid(num_steps)
+    assert grid.shape == (num_steps + 1,)
+    assert grid[-1] == 0
+    # A tenth power multiplies the rounding error of its base by ten; the base itself is a difference of roots.
+    assert grid[0].item() == pytest.approx(largest, rel=ROUNDING)
+    assert grid[-2].item() == pytest.approx(smallest, rel=1e-10)
+    for i in range(num_steps):
+        share = i / (num_steps - 1)
+        root = largest ** (1 / rho) + share * (smallest ** (1 / rho) - largest ** (1 / rho))
+        assert grid[i].item() == pytest.approx(root**rho, rel=1e-10)
+
+
+def test_edm_default_is_karras_et_al():
+    grid = EDMSchedule().grid(18)
+    assert (grid[0].item(), grid[-2].item()) == pytest.approx((80.0, 0.002), rel=ROUNDING)
+
+
+def test_edm_leaves_the_signal_unscaled():
+    t = times(0.0, 0.002, 1.0, 80.0)
+    alpha, sigma = EDMSchedule().noise(t)
+    assert torch.equal(alpha, torch.ones_like(t))
+    assert torch.equal(sigma, t)
+
+
+def test_edm_times_are_log_normal_and_cut_to_the_range():
+    schedule = EDMSchedule(smallest=0.01, largest=20.0, log_mean=-0.8, log_std=1.6)
+    t = draw(schedule)
+    assert t.min() >= 0.01
+    assert t.max() <= 20
+    inside = t[(t > 0.01) & (t < 20)].log()
+    a, b = (math.log(0.01) + 0.8) / 1.6, (math.log(20) + 0.8) / 1.6
+    assert stats.kstest(inside.numpy(), stats.truncnorm(a, b, loc=-0.8, scale=1.6).cdf).pvalue > 1e-3  # seeded
+    assert (t == 0.01).double().mean().item() == pytest.approx(
+        stats.norm.cdf(a), abs=5 * math.sqrt(stats.norm.cdf(a) / 20_000)  # five binomial standard errors
+    )
+
+
+@given(sigma=st.floats(1e-3, 100))
+def test_edm_condition_is_a_quarter_of_the_logarithm_in_thousandths(sigma):
+    assert EDMSchedule().condition(times(sigma)).item() == pytest.approx(1000 * math.log(sigma) / 4, abs=1e-10)
+
+
+@pytest.mark.parametrize('schedule', [linear_schedule(), EDMSchedule()])
+def test_times_come_from_the_generator_alone(schedule):
+    torch.manual_seed(1)
+    first = draw(schedule, seed=3)
+    torch.manual_seed(2)
+    assert torch.equal(draw(schedule, seed=3), first)
+    assert not torch.equal(draw(schedule, seed=4), first)

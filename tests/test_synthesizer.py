@@ -1,0 +1,268 @@
+"""The SDV face, judged by the DataFrames that a user receives."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sdv.errors import NotFittedError, SamplingError, SynthesizerInputError
+from sdv.metadata import Metadata
+from sdv.sampling import Condition
+from sdv.utils import load_synthesizer
+
+from sdv_constrained_diffusion import ConstrainedDiffusionSynthesizer, constraint
+from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError, ConstraintMismatchError, DataError
+
+
+@constraint(columns=['gen_mw', 'load_mw', 'loss_mw'], tolerance=1e-9, unit='MW')
+def balance(table):
+    """Nonlinear on purpose: losses are quadratic in generation."""
+    return table.gen_mw - table.load_mw - 1e-3 * table.loss_mw * table.gen_mw
+
+
+def make_table(num_rows=400, seed=0):
+    rng = np.random.default_rng(seed)
+    load, loss = rng.uniform(80, 120, num_rows), rng.gamma(5.0, 1.0, num_rows)
+    return pd.DataFrame(
+        {
+            'gen_mw': load / (1 - 1e-3 * loss),
+            'load_mw': load,
+            'loss_mw': loss,
+            'price': np.round(rng.normal(30, 5, num_rows), 2),
+        }
+    )
+
+
+def make_synthesizer(data, constraints=(balance,), **arguments):
+    metadata = Metadata.detect_from_dataframes({'t': data})
+    synthesizer = ConstrainedDiffusionSynthesizer(metadata, **({'epochs': 30, 'seed': 0} | arguments))
+    if constraints:
+        synthesizer.add_constraints(list(constraints))
+    return synthesizer
+
+
+def residual(rows):
+    return (rows['gen_mw'] - rows['load_mw'] - 1e-3 * rows['loss_mw'] * rows['gen_mw']).abs()
+
+
+@pytest.fixture(scope='module')
+def data():
+    return make_table()
+
+
+@pytest.fixture(scope='module')
+def fitted(data):
+    synthesizer = make_synthesizer(data)
+    synthesizer.fit({'t': data})
+    return synthesizer
+
+
+@pytest.fixture
+def fresh(fitted):
+    """The fitted synthesizer as `fit` left it."""
+    fitted.guidance, fitted.projection, fitted.guidance_scale = 'gauss_newton', True, 1.0
+    fitted.reset_sampling()
+    return fitted
+
+
+def test_every_delivered_row_is_feasible_and_columns_are_those_of_the_data(fresh, data):
+    rows = fresh.sample(300)['t']
+    assert list(rows.columns) == list(data.columns)
+    assert list(rows.index) == list(range(300))
+    assert residual(rows).max() <= 1e-9
+    summary = fresh.get_projection_summary().iloc[0]
+    assert summary['num_rows'] >= 300
+    assert summary['num_replaced'] == 0
+
+
+def test_guidance_shrinks_the_residual_and_only_projection_meets_the_tolerance(fresh):
+    fresh.projection = False
+    mean = {}
+    for fresh.guidance in ('none', 'gradient', 'gauss_newton'):
+        fresh.reset_sampling()
+        mean[fresh.guidance] = residual(fresh.sample(300)['t']).mean()
+    assert mean['gradient'] < mean['none']
+    assert mean['gauss_newton'] < 0.01 * mean['none']
+    assert mean['none'] > 1e-3  # else there would be nothing to guide
+
+
+def test_unconstrained_columns_are_rounded_and_clipped_as_sdv_does(fresh, data):
+    price = fresh.sample(300)['t']['price']
+    assert (price == price.round(2)).all()
+    assert price.between(data['price'].min(), data['price'].max()).all()
+
+
+def test_same_seed_gives_the_same_model_and_rows(data, fresh):
+    again = make_synthesizer(data)
+    again.fit({'t': data})
+    pd.testing.assert_frame_equal(again.sample(50)['t'], fresh.sample(50)['t'])
+    other = make_synthesizer(data, seed=1)
+    other.fit({'t': data})
+    assert not other.sample(50)['t'].equals(again.sample(50)['t'])
+
+
+def test_rows_do_not_depend_on_batches_and_fewer_rows_are_a_prefix_of_more(fresh):
+    # Rows are drawn in blocks of fixed size, so the network's part is bit-equal; the projection's products of matrices
+    # may differ by rounding with the number of rows: 1e-12 of values about 100.
+    whole = fresh.sample(200)['t']
+    fresh.reset_sampling()
+    pd.testing.assert_frame_equal(fresh.sample(200, batch_size=37)['t'], whole, rtol=1e-12)
+    fresh.reset_sampling()
+    pd.testing.assert_frame_equal(fresh.sample(20)['t'], whole.head(20), rtol=1e-12)
+
+
+def test_samples_follow_one_another_and_reset_sampling_starts_anew(fresh):
+    first, second = fresh.sample(30)['t'], fresh.sample(30)['t']
+    assert not first.equals(second)
+    fresh.reset_sampling()
+    pd.testing.assert_frame_equal(fresh.sample(30)['t'], first)
+
+
+def test_saved_synthesizer_delivers_the_same_rows(fresh, tmp_path):
+    fresh.save(tmp_path / 'model.pkl')
+    loaded = load_synthesizer(tmp_path / 'model.pkl')
+    pd.testing.assert_frame_equal(loaded.sample(40)['t'], fresh.sample(40)['t'])
+    assert [each.name for each in loaded.get_constraints()] == ['balance']
+
+
+def test_parameters_losses_and_plot(fresh):
+    parameters = fresh.get_parameters()
+    assert parameters['preset'] == 'default'
+    assert parameters['epochs'] == 30
+    assert parameters['guidance'] == 'gauss_newton'
+    assert parameters['enforce_rounding'] is True
+    losses = fresh.get_loss_values()
+    assert list(losses.columns) == ['Epoch', 'Loss']
+    assert losses['Epoch'].tolist() == list(range(30))
+    assert losses['Loss'].tail(5).mean() < losses['Loss'].head(5).mean()
+    figure = fresh.get_loss_values_plot(title='Losses')
+    assert figure.layout.title.text == 'Losses'
+    np.testing.assert_array_equal(figure.data[0].y, losses['Loss'])
+
+
+def test_fit_leaves_the_callers_table_alone(data):
+    before = data.copy()
+    make_synthesizer(data, epochs=1).fit({'t': data})
+    pd.testing.assert_frame_equal(data, before)
+
+
+def test_training_says_what_the_rows_do_with_each_constraint(data, caplog):
+    with caplog.at_level('INFO', logger='sdv_constrained_diffusion'):
+        make_synthesizer(data, epochs=1).fit({'t': data})
+    told = ' '.join(caplog.messages)
+    assert 'balance: 100.0% of 400 training rows within 1e-09 MW' in told
+    assert '3 constrained columns are delivered unrounded' in told
+
+
+def test_it_is_silent_when_not_verbose(data, capsys):
+    synthesizer = make_synthesizer(data, epochs=1)
+    synthesizer.fit({'t': data})
+    synthesizer.sample(5)
+    captured = capsys.readouterr()
+    assert captured.out == ''
+    assert captured.err == ''
+
+
+def test_other_sdtypes_are_learned_through_sdv_transformers():
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame(
+        {
+            'id': range(200),
+            'colour': rng.choice(['red', 'green', None], 200),
+            'flag': rng.choice([True, False], 200),
+            'day': pd.date_range('2024-01-01', periods=200),
+            'count': rng.poisson(3, 200),
+            'value': np.where(rng.uniform(size=200) < 0.2, np.nan, rng.normal(size=200)),
+        }
+    )
+    metadata = Metadata.detect_from_dataframes({'t': data})
+    metadata.update_column(column_name='id', sdtype='id')
+    metadata.set_primary_key('id')
+    synthesizer = ConstrainedDiffusionSynthesizer(metadata, epochs=5, seed=0)
+    synthesizer.fit({'t': data})
+    rows = synthesizer.sample(100)['t']
+    assert rows['id'].is_unique
+    assert set(rows['colour'].dropna()) <= {'red', 'green'}
+    assert rows['flag'].isin([True, False]).all()
+    assert rows['day'].between(data['day'].min(), data['day'].max()).all()
+    assert rows['count'].dtype == data['count'].dtype
+    assert rows['value'].isna().any()
+
+
+def test_sdv_constraints_pass_to_sdv_beside_ours(data):
+    from sdv.cag import Inequality
+
+    table = data.assign(cheap=data['price'] - 1 - data['loss_mw'].round(2))
+    synthesizer = make_synthesizer(table, epochs=5)
+    synthesizer.add_constraints([Inequality(low_column_name='cheap', high_column_name='price')])
+    synthesizer.fit({'t': table})
+    rows = synthesizer.sample(100)['t']
+    assert (rows['cheap'] <= rows['price']).all()
+    assert residual(rows).max() <= 1e-9
+    assert len(synthesizer.get_constraints()) == 2
+
+
+def test_conditions_on_free_columns_work_and_on_guided_ones_are_refused(fresh, data):
+    condition = Condition(column_values={'load_mw': 100.0}, num_rows=3)
+    with pytest.raises(SynthesizerInputError, match=r"columns under a guided constraint; got \['load_mw'\]"):
+        fresh.sample_from_conditions([condition])
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'fact'),
+    [
+        ({'preset': 'fast'}, "'preset' must be one of \\['default', 'paper'\\]; got 'fast'"),
+        ({'guidance': 'newton'}, "'guidance' must be one of .*; got 'newton'"),
+        ({'epochs': 0}, "'epochs' must be a whole number above 0, or None; got 0"),
+        ({'batch_size': -5}, "'batch_size' must be .* got -5"),
+        ({'guidance_scale': -1.0}, "'guidance_scale' must be .* got -1.0"),
+    ],
+)
+def test_bad_arguments_are_refused_at_construction(data, arguments, fact):
+    with pytest.raises(SynthesizerInputError, match=fact):
+        make_synthesizer(data, **arguments)
+
+
+def test_sample_and_losses_before_fit_are_refused(data):
+    synthesizer = make_synthesizer(data)
+    with pytest.raises(SamplingError, match='has not been fitted'):
+        synthesizer.sample(3)
+    with pytest.raises(NotFittedError, match='Loss values are not available before fit'):
+        synthesizer.get_loss_values()
+
+
+def test_guided_constraints_are_added_before_fit_only(fresh):
+    with pytest.raises(SynthesizerInputError, match='before fit'):
+        fresh.add_constraints([balance])
+
+
+def test_bad_tables_are_refused_before_training(data):
+    # One row is cut after the metadata is made: SDV checks ranges against it.
+    with pytest.raises(DataError, match='at least 2 rows to learn from; it got 1'):
+        make_synthesizer(data, ()).fit({'t': data.head(1)})
+    for value in (np.nan, np.inf):
+        spoiled = data.copy()
+        spoiled.loc[7, 'load_mw'] = value
+        with pytest.raises(DataError, match=r"column 'load_mw'; 1 of 400 rows .* row 7"):
+            make_synthesizer(spoiled).fit({'t': spoiled})
+    spoiled = data.copy()
+    spoiled.loc[9, 'price'] = np.inf
+    with pytest.raises(DataError, match=r"fit needs finite numbers in column 'price'.*row 9"):
+        make_synthesizer(spoiled, ()).fit({'t': spoiled})
+
+
+def test_missing_column_and_nan_residual_are_refused_before_training(data):
+    without = data.drop(columns='loss_mw').rename(columns={'price': 'los_mw'})
+    with pytest.raises(ColumnMissingError, match=r"balance needs column 'loss_mw'.*look close: 'los_mw'"):
+        make_synthesizer(without).fit({'t': without})
+
+    @constraint(columns=['load_mw'])
+    def undefined(table):
+        return (80.5 - table.load_mw).log()
+
+    with pytest.raises(ConstraintError, match=r'undefined must be finite on every training row'):
+        make_synthesizer(data, [undefined]).fit({'t': data})
+
+
+def test_grossly_missed_constraint_is_refused_with_its_residual(data):
+    kilowatts = data.assign(load_mw=data['load_mw'] * 1000)
+    with pytest.raises(ConstraintMismatchError, match=r'holds in none of the 400 training rows: .* MW'):
+        make_synthesizer(kilowatts).fit({'t': kilowatts})
