@@ -45,7 +45,7 @@ class NoisePredictor(Denoiser):
         return (x_t - sigma * self._eps_hat(x_t, t)) / alpha
 
     def loss(self, x_0: Rows, generator: torch.Generator) -> PerRow:
-        r"""Mean of `(\epsilon - \epsilon_\theta(\alpha_t x_0 + \sigma_t \epsilon, t))^2` over features (eq. 5 there)."""
+        r"""Mean of `(\epsilon - \epsilon_\theta(\alpha_t x_0 + \sigma_t \epsilon, t))^2` over features (eq. 5)."""
         t = self.schedule.draw(len(x_0), generator)
         eps = torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype)
         alpha, sigma = self.schedule.noise(t[:, None])

@@ -17,7 +17,8 @@ def ddim_step(x_t: Rows, x0_hat: Rows, at: Noise, to: Noise, eta: float, z: Rows
     r"""Moves from t to an earlier s (Song et al. 2020, eqs. 12 and 16).
 
     `x_s = \alpha_s \hat x_0 + \sqrt{\sigma_s^2 - \varsigma_t^2} \hat\epsilon + \varsigma_t z`,
-    `\varsigma_t = \eta \frac{\sigma_s}{\sigma_t} \sqrt{1 - \alpha_t^2 / \alpha_s^2}`.
+    `\varsigma_t = \eta \frac{\sigma_s}{\sigma_t} \sqrt{\sigma_t^2 - \alpha_t^2 \sigma_s^2 / \alpha_s^2}`, whose root is
+    `\sqrt{1 - \alpha_t^2 / \alpha_s^2}` there, where `\alpha^2 + \sigma^2 = 1`.
 
     Args:
         x_t: rows at time t.
@@ -28,7 +29,7 @@ def ddim_step(x_t: Rows, x0_hat: Rows, at: Noise, to: Noise, eta: float, z: Rows
         z: standard normal, of the rows' shape.
     """
     eps_hat = (x_t - at.alpha * x0_hat) / at.sigma
-    varsigma = eta * to.sigma / at.sigma * (1 - at.alpha**2 / to.alpha**2).sqrt()
+    varsigma = eta * to.sigma / at.sigma * (at.sigma**2 - (at.alpha * to.sigma / to.alpha) ** 2).clamp(min=0).sqrt()
     return to.alpha * x0_hat + (to.sigma**2 - varsigma**2).clamp(min=0).sqrt() * eps_hat + varsigma * z
 
 

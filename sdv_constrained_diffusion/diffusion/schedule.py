@@ -70,7 +70,16 @@ class DiscreteSchedule(Schedule):
         return torch.randint(1, self.num_levels + 1, (num_rows,), generator=generator).double()
 
     def grid(self, num_steps: int) -> TimeGrid:
-        """An even subsequence of T, ..., 1, followed by 0 (Song et al. 2020, section 4.2)."""
+        """An even subsequence of T, ..., 1, followed by 0 (Song et al. 2020, section 4.2).
+
+        Raises:
+            ValueError: more steps than levels.
+        """
+        if num_steps > self.num_levels:
+            raise ValueError(
+                f'A schedule of {self.num_levels} noise levels cannot be visited in {num_steps} steps. '
+                f'Take at most {self.num_levels} steps, or build the schedule with more levels.'
+            )
         return torch.linspace(self.num_levels, 0, num_steps + 1, dtype=torch.float64).round()
 
 

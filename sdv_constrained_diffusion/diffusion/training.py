@@ -109,7 +109,7 @@ def _rate(plan: TrainingPlan, num_steps: int) -> Callable[[int], float]:
     """Learning rate at a step, as a share of the largest."""
     if plan.decay == 'exponential':
         return lambda step: plan.decay_factor ** (step // plan.decay_steps)
-    warmup = min(plan.warmup_steps, max(num_steps // 10, 1))
+    warmup = max(min(plan.warmup_steps, num_steps // 10), 1)
 
     def cosine(step: int) -> float:
         return min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * min(step / num_steps, 1))))

@@ -36,7 +36,9 @@ class Chord:
         self.system = system
         self.scale = values.std(0)
         jacobian = system.jacobian(values.mean(0, keepdim=True))[0] * self.scale
-        self.equation_scale = jacobian.norm(dim=1).clamp(min=torch.finfo(torch.float64).tiny)
+        length = jacobian.norm(dim=1)
+        # An equation that is flat at the mean row keeps its own unit; no chord step serves it.
+        self.equation_scale = torch.where(length > 0, length, 1.0)
         self._jacobian = jacobian / self.equation_scale[:, None]
         self.norm = float(torch.linalg.matrix_norm(self._jacobian, 2))
         self._gains: dict[bytes, torch.Tensor] = {}
@@ -71,7 +73,8 @@ class Chord:
         if key not in self._gains:
             fixed, idle = pattern[:num_columns], pattern[num_columns:]
             jacobian = self._jacobian.masked_fill(fixed[None, :], 0).masked_fill(idle[:, None], 0)
-            inverse = torch.linalg.pinv(jacobian, rtol=RANK_TOLERANCE)
+            # The factorisation leaves rounding in the fixed columns, whose values must stay exact.
+            inverse = torch.linalg.pinv(jacobian, rtol=RANK_TOLERANCE).masked_fill(fixed[:, None], 0)
             self._gains[key] = self.scale[:, None] * inverse / self.equation_scale
         return self._gains[key]
 
@@ -79,7 +82,8 @@ class Chord:
 def standardised_move(moved: Table, start: Table, scale: PerColumn) -> torch.Tensor:
     """How far rows moved: root mean square over columns that vary, in column standard deviations, shape (row,)."""
     varies = scale > 0
-    return ((moved - start)[:, varies] / scale[varies]).square().mean(1).sqrt()
+    squares = ((moved - start)[:, varies] / scale[varies]).square()
+    return (squares.sum(1) / max(squares.shape[1], 1)).sqrt()
 
 
 def _patterns(mask: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:

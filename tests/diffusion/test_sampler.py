@@ -49,7 +49,7 @@ class MixtureDenoiser(Denoiser):
         return mean, within + (self.weights[:, None, None] * off[:, :, None] * off[:, None, :]).sum(0)
 
 
-GAUSSIAN = (numbers(1.0), numbers([0.4, -0.3]), numbers([[0.5, 0.3], [0.3, 0.6]])[None])
+GAUSSIAN = (numbers(1.0), numbers([0.4, -0.3]), numbers([[0.5, 0.3], [0.3, 0.6]]))
 MIXTURE = (
     numbers(0.3, 0.7),
     numbers([-1.5, 0.5], [1.0, -0.2]),
@@ -122,10 +122,10 @@ def test_gaussian_moments_converge_to_the_exact_flow_at_the_claimed_order(sample
         last = schedule.grid(num_steps)[-2] if schedule is EDM else schedule.grid(num_steps)[-1]
         errors.append(distance(affine_moments(sampler(num_steps), denoiser), flow_moments(denoiser, last)))
     measured = math.log2(errors[1] / errors[2])
-    # The next term of the expansion is a 1/128-th per unit of its constant: seen 2.03, 0.98 and 1.00.
-    assert measured == pytest.approx(order, abs=0.1)
-    # Constants below 20 in units of the moments: the error itself is small, not only its slope.
-    assert errors[2] < 20 / 128**order * (16 if order == HEUN_ORDER else 1)
+    # The next term of the expansion shifts the order by its constant times 1/64: seen 2.04, 0.97 and 0.99.
+    assert measured == pytest.approx(order, abs=0.08)
+    # The error itself is small, not only its slope: seen constants are 14, 3.6 and 3.7.
+    assert errors[2] * 128**order < 20
 
 
 @pytest.mark.parametrize(('sampler', 'schedule', 'order'), LADDERS)
@@ -145,6 +145,7 @@ def test_mixture_moments_converge_at_the_claimed_order(sampler, schedule, order)
         # Bias by discretisation (seen by comparing with many more steps): Heun 2e-4; 1,000 ancestral steps a few 1e-3.
         pytest.param(HeunSampler(256), EDMSchedule(), 2e-3, id='Heun'),
         pytest.param(AncestralSampler(1000, eta=1.0), linear_schedule(), 1e-2, id='ancestral'),
+        pytest.param(AncestralSampler(400, eta=1.0), EDMSchedule(), 2e-2, id='ancestral, signal unscaled'),
     ],
 )
 def test_moments_are_the_mixtures_within_monte_carlo_error(sampler, schedule, bias):
@@ -168,7 +169,7 @@ def test_full_ancestral_variance_of_a_gaussian_is_its_recursion():
     """Mean and variance of the ancestral chain in one dimension, iterated in closed form, against the sampled rows."""
     schedule = linear_schedule(50, 1e-3, 0.2)
     mean, variance = 0.7, 0.3
-    denoiser = MixtureDenoiser(schedule, numbers(1.0), numbers([mean, 0.0]), numbers([[variance, 0], [0, 1.0]])[None])
+    denoiser = MixtureDenoiser(schedule, numbers(1.0), numbers([mean, 0.0]), numbers([[variance, 0], [0, 1.0]]))
     m, v = 0.0, 1.0
     for t in range(50, 0, -1):
         a, b = schedule.alpha_bar[t].item(), schedule.alpha_bar[t - 1].item()
@@ -218,7 +219,7 @@ def test_step_does_not_depend_on_how_the_signal_is_scaled(eta, shrink, alpha, se
     torch.testing.assert_close(unscaled, step / to.alpha, rtol=0, atol=1e-10)
 
 
-@given(eta=st.floats(0, 1), seed=st.integers(0, 1000))
+@given(eta=st.one_of(st.just(0.0), st.floats(0.01, 1)), seed=st.integers(0, 1000))
 def test_step_keeps_the_marginal(eta, seed):
     r"""From `x_t = \alpha_t x_0 + \sigma_t \epsilon` the step has noise of variance `\sigma_s^2` for every eta."""
     x_0, eps, z = torch.randn(3, 5, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -244,18 +245,20 @@ def test_heun_step_is_the_mean_of_both_slopes():
     torch.testing.assert_close(x_s, expected * numbers([5.0, -2.0]), rtol=1e-14, atol=0)  # a few roundings
 
 
-@pytest.mark.parametrize('sampler', [HeunSampler(6), AncestralSampler(6, 0.0), AncestralSampler(6, 1.0)])
-def test_last_step_lands_on_the_estimate(sampler):
-    """Rows of a mixture of zero width are its points, whatever came before the last step."""
-    points = numbers([2.0, 1.0], [-1.0, 0.0])
-    denoiser = MixtureDenoiser(
-        EDM if isinstance(sampler, HeunSampler) else DDPM, numbers(0.5, 0.5), points, torch.zeros(2, 2, 2).double()
-    )
-    rows = draw(sampler, denoiser, 20)
-    away = torch.cdist(rows, points).min(1).values
-    # With six steps the last noise scale is still so small that one point has all the weight for these rows.
-    assert away.max() < 1e-6
-    assert {int(i) for i in torch.cdist(rows, points).argmin(1)} == {0, 1}
+@pytest.mark.parametrize(
+    ('sampler', 'schedule'),
+    [(HeunSampler(6), EDM), (AncestralSampler(6, 0.0), EDM), (AncestralSampler(6, 0.0), DDPM), (AncestralSampler(6), DDPM)],
+)
+def test_last_step_lands_on_the_estimate(sampler, schedule):
+    estimates = []
+
+    class Listening(MixtureDenoiser):
+        def forward(self, x_t, t):
+            estimates.append(super().forward(x_t, t))
+            return estimates[-1]
+
+    rows = draw(sampler, Listening(schedule, *MIXTURE), 20)
+    torch.testing.assert_close(rows, estimates[-1], rtol=0, atol=1e-14)  # x - (x - x0_hat) rounds twice
 
 
 def test_first_noise_has_the_marginals_scale():

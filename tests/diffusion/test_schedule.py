@@ -101,6 +101,12 @@ def test_discrete_grid_of_all_steps():
     torch.testing.assert_close(linear_schedule(1000).grid(1000), torch.arange(1000, -1, -1, dtype=torch.float64))
 
 
+def test_discrete_grid_refuses_more_steps_than_levels():
+    """Two equal times, or a step from 0 to 0, would divide by a noise of zero and give NaN."""
+    with pytest.raises(ValueError, match=r'10 noise levels.*11 steps'):
+        linear_schedule(10).grid(11)
+
+
 @given(
     num_steps=st.integers(2, 60), smallest=st.floats(1e-4, 0.1), largest=st.floats(1, 200), rho=st.floats(1, 10)
 )
