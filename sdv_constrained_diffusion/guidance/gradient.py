@@ -25,6 +25,9 @@ class GradientGuidance(GuidedDenoiser):
     def correct(self, values: torch.Tensor, fixed: torch.Tensor, t: Times) -> torch.Tensor:
         """The step on the constrained columns; see `GuidedDenoiser.correct`."""
         system, chord = self.chord.system, self.chord
+        if chord.norm == 0:
+            # Every law is flat at the mean row, which tells no length for the step.
+            return values
         with torch.enable_grad():
             v = values.detach().requires_grad_(True)
             h = system.deviation(system.residual(v)) / chord.equation_scale

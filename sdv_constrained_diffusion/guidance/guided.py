@@ -53,7 +53,9 @@ class GuidedDenoiser(Denoiser):
             values = self._encoder.decode(x0_hat[clear])
             fixed = self._encoder.point_masses(values)
             corrected = self.correct(values, fixed, t[clear])
-            x0_hat[clear] = self._encoder.replace(x0_hat[clear], corrected, ~fixed)
+            replaced = self._encoder.replace(x0_hat[clear], corrected, ~fixed)
+            # Not in place: the estimate belongs to the denoiser, which may hand out its input or a constant.
+            x0_hat = x0_hat.index_put((clear,), replaced)
         return x0_hat
 
     def loss(self, x_0: Rows, generator: torch.Generator) -> PerRow:

@@ -12,7 +12,7 @@ import torch
 from sdv_constrained_diffusion._types import ColumnMask, Jacobians, PerRow, Residuals, RowCodes, Table
 from sdv_constrained_diffusion.guidance.chord import Chord, standardised_move
 
-MARGIN = 0.1
+MARGIN = 0.01
 """Rows are projected to this share of the tolerance, so that a later change in the last digits does not undo them."""
 
 
@@ -85,17 +85,19 @@ def _newton_steps(chord: Chord, values: Table, fixed: ColumnMask, num_steps: int
     deviation = system.deviation(system.residual(current)) / chord.equation_scale
     identity = torch.eye(len(system.equations), dtype=values.dtype)
     for _ in range(num_steps):
+        # A finished row rests, whatever the others need: rows never meet.
+        pending = ~(system.excess(current) <= MARGIN)
+        if not pending.any():
+            break
         jacobian = _standardised_jacobian(chord, current, fixed, deviation)
         normal = jacobian @ jacobian.mT + damping * identity
         multiplier, _ = torch.linalg.solve_ex(normal, deviation[:, :, None])
         trial = current - (jacobian.mT @ multiplier)[:, :, 0] * chord.scale
         trial_deviation = system.deviation(system.residual(trial)) / chord.equation_scale
-        better = trial_deviation.norm(dim=1) < deviation.norm(dim=1)
+        better = pending & (trial_deviation.norm(dim=1) < deviation.norm(dim=1))
         current = torch.where(better[:, None], trial, current)
         deviation = torch.where(better[:, None], trial_deviation, deviation)
         damping = torch.where(better[:, None, None], damping / 10, damping * 10).clamp(1e-14, 1e6)
-        if bool((system.excess(current) <= MARGIN).all()):
-            break
     return current
 
 

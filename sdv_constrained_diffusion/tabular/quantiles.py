@@ -9,6 +9,9 @@ from torch import Tensor
 from sdv_constrained_diffusion._types import ColumnMask, PerColumn, Rows, Table
 from sdv_constrained_diffusion.tabular.columns import ColumnCodec
 
+FARTHEST = 8.0
+"""Where the interval of a point mass at an end of its column stops: the normal leaves 1e-15 beyond."""
+
 
 class QuantileCodec(ColumnCodec):
     r"""Monotone map to a standard normal, linear between quantiles: `feature = \Phi^{-1}(F(value))`.
@@ -62,7 +65,8 @@ class QuantileCodec(ColumnCodec):
         if not self._in_mass.any():
             return linear.T
         first_at = torch.searchsorted(self.values, v)
-        low, high = self._at(self.features, first_at), self._at(self.features, first_above - 1)
+        low = torch.where(first_at == 0, -FARTHEST, self._at(self.features, first_at))
+        high = torch.where(first_above == self.values.shape[1], FARTHEST, self._at(self.features, first_above - 1))
         return torch.where(first_above - first_at >= 2, _between(low, high, generator), linear).T
 
     def decode(self, features: Rows) -> Table:
@@ -107,11 +111,9 @@ def _knots(values: np.ndarray, resolution: float, num_knots: int, smallest_mass:
     """Knots (feature, value) of one column, shape (knot, 2): two per point mass, quantiles between the masses."""
     ordered = np.sort(values)
     num_rows = len(ordered)
-    starts = np.flatnonzero(np.append(True, np.diff(ordered) > resolution))
-    ends = np.append(starts[1:], num_rows)
-    heavy = ends - starts > max(smallest_mass * num_rows, 1)
+    masses = _masses(ordered, resolution, max(smallest_mass * num_rows, 1.0))
     knots, free_from = [], 0
-    for start, end in [*zip(starts[heavy], ends[heavy], strict=True), (num_rows, num_rows)]:
+    for start, end in [*masses, (num_rows, num_rows)]:
         number = max(round(num_knots * (start - free_from) / num_rows), 2)
         if start > free_from:
             between = np.unique(np.linspace(free_from, start - 1, number).round().astype(int))
@@ -123,6 +125,24 @@ def _knots(values: np.ndarray, resolution: float, num_knots: int, smallest_mass:
     rank, value = np.array(knots).T
     feature = torch.special.ndtri(torch.from_numpy(rank / num_rows)).numpy()
     return np.stack([feature, value], axis=1)
+
+
+def _masses(ordered: np.ndarray, resolution: float, fewest: float) -> list[tuple[int, int]]:
+    """Where more than `fewest` sorted values lie within the resolution, as (start, end), the fullest first to be found.
+
+    Two masses are farther than the resolution from each other, so that no value belongs to both.
+    """
+    starts = np.arange(len(ordered))
+    ends = np.searchsorted(ordered, ordered + resolution, side='right')
+    masses = []
+    while (ends - starts).max() > fewest:
+        start = int((ends - starts).argmax())
+        end = int(ends[start])
+        masses.append((start, end))
+        before, after = np.searchsorted(ordered, [ordered[start] - resolution, ordered[end - 1] + resolution])
+        ends[:start] = np.minimum(ends[:start], before)
+        ends[start:after] = starts[start:after]
+    return sorted(masses)
 
 
 def _extend(knots: np.ndarray, number: int) -> np.ndarray:

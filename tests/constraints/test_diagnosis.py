@@ -93,7 +93,9 @@ def test_mistaken_units_and_signs_are_named_with_the_measured_median(mistakes):
     violation = mismatch(data)
     worst = np.bincount(violation.argmax(1)).argmax()
     quantity, unit, bus = ('PQ'[worst // 5], ('MW', 'Mvar')[worst // 5], worst % 5)
-    found = re.search(r"PowerFlow holds in none of the 7 training rows: the median violation of '(.*)' is (\S+) (\S+),", said)
+    found = re.search(
+        r"PowerFlow holds in none of the 7 training rows: the median violation of '(.*)' is (\S+) (\S+),", said
+    )
     assert found.group(1) == f'{quantity} mismatch bus {bus}'
     # Four digits are printed: half a unit in the fourth is at most 5e-4 of the number.
     assert float(found.group(2)) == pytest.approx(np.median(violation[:, worst]), rel=5e-4)
@@ -226,7 +228,9 @@ def test_a_misreading_that_leaves_a_thousandth_fits_and_one_that_leaves_more_doe
 def test_numbers_that_are_not_finite_are_refused_with_column_and_row(column, bad, said):
     data = differences(0.0, 0.0, 0.0, 0.0, index=['w', 'x', 'y', 'z'])
     data.loc[['y', 'z'], column] = bad
-    with pytest.raises(DataError, match=f"balance needs finite numbers in column '{column}'; 2 of 4 .*row y with {said}"):
+    with pytest.raises(
+        DataError, match=f"balance needs finite numbers in column '{column}'; 2 of 4 .*row y with {said}"
+    ):
         diagnose([balance], data)
 
 

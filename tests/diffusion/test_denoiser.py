@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -38,6 +38,7 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+@settings(deadline=None)
 @given(t=st.integers(1, 1000), mean=st.floats(-2, 2), variance=st.floats(0.01, 4), seed=st.integers(0, 1000))
 def test_tweedie_gives_the_posterior_mean(t, mean, variance, seed):
     r"""The exact noise of `x_0 ~ N(m, v)`, `-\sigma \nabla \log p(x_t)`, must give the conditional mean of x_0."""
@@ -86,6 +87,7 @@ def test_noise_predictors_best_loss_is_the_conditional_variance():
     assert loss.mean().item() == pytest.approx(expected, abs=4 * loss.std().item() / math.sqrt(num_rows))  # 4 std errors
 
 
+@settings(deadline=None)
 @given(sigma=st.floats(1e-3, 100), seed=st.integers(0, 1000))
 def test_preconditioning_coefficients(sigma, seed):
     """Table 1 of Karras et al. with sigma_data = 1, read off the denoiser through what it asks and returns."""
@@ -103,6 +105,7 @@ def test_preconditioning_coefficients(sigma, seed):
     torch.testing.assert_close(condition, 1000 * t.log() / 4, rtol=1e-12, atol=1e-12)  # c_noise in thousandths
 
 
+@settings(deadline=None)
 @given(sigma=st.floats(1e-2, 50))
 def test_inputs_and_targets_have_unit_variance(sigma):
     r"""`Var(c_{in} x_t) = 1`, and `Var((x_0 - c_{skip} x_t) / c_{out}) = 1`, for rows of unit variance.
@@ -174,6 +177,7 @@ def test_rows_never_meet(denoiser):
     torch.testing.assert_close(denoiser(x_t, t), alone, rtol=1e-12, atol=1e-12)  # order of sums in products
 
 
+@settings(deadline=None)
 @given(half=st.integers(1, 40), t=st.floats(-2000, 1000))
 def test_sinusoidal_embedding(half, t):
     embedding = SinusoidalEmbedding(2 * half)(torch.tensor([t], dtype=torch.float32))[0]

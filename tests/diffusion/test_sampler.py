@@ -183,6 +183,7 @@ def test_full_ancestral_variance_of_a_gaussian_is_its_recursion():
     assert rows.var().item() == pytest.approx(v, rel=4 * math.sqrt(2 / 20_000))
 
 
+@settings(deadline=None)
 @given(
     betas=st.lists(st.floats(1e-4, 0.5), min_size=2, max_size=20),
     x_t=st.floats(-5, 5),
@@ -205,6 +206,7 @@ def test_eta_one_is_the_ancestral_step_of_ho_et_al(betas, x_t, x_0, z, data):
     assert x_s.item() == pytest.approx(mu + math.sqrt(beta_tilde) * z, abs=1e-12 * (1 + abs(x_t) + abs(x_0) + abs(z)))
 
 
+@settings(deadline=None)
 @given(eta=st.floats(0, 1), shrink=st.floats(0.1, 0.99), alpha=st.floats(0.2, 0.9), seed=st.integers(0, 1000))
 def test_step_does_not_depend_on_how_the_signal_is_scaled(eta, shrink, alpha, seed):
     r"""`x / \alpha` under `(1, \sigma / \alpha)` is the same process as `x` under `(\alpha, \sigma)`: so is its step."""
@@ -219,6 +221,7 @@ def test_step_does_not_depend_on_how_the_signal_is_scaled(eta, shrink, alpha, se
     torch.testing.assert_close(unscaled, step / to.alpha, rtol=0, atol=1e-10)
 
 
+@settings(deadline=None)
 @given(eta=st.one_of(st.just(0.0), st.floats(0.01, 1)), seed=st.integers(0, 1000))
 def test_step_keeps_the_marginal(eta, seed):
     r"""From `x_t = \alpha_t x_0 + \sigma_t \epsilon` the step has noise of variance `\sigma_s^2` for every eta."""
@@ -297,7 +300,7 @@ def test_all_steps_ask_at_the_grids_times():
 
 
 @pytest.mark.parametrize('sampler', [AncestralSampler(10), AncestralSampler(10, 0.0)])
-@settings(max_examples=5)
+@settings(deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_the_generator_is_the_only_randomness(sampler, seed):
     denoiser = MixtureDenoiser(DDPM, *MIXTURE)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -29,6 +29,7 @@ def draw(schedule, num_rows=20_000, seed=0):
     return schedule.draw(num_rows, torch.Generator().manual_seed(seed))
 
 
+@settings(deadline=None)
 @given(betas=betas_of_any_kind, mean=st.floats(-3, 3), variance=st.floats(0, 4))
 def test_marginal_is_the_chain_of_forward_steps(betas, mean, variance):
     """Iterates eq. (3), `x_t = sqrt(1 - beta) x_{t-1} + sqrt(beta) eps`, on mean and variance; eq. (4) must agree."""
@@ -60,6 +61,7 @@ def test_variance_is_preserved_and_signal_falls(schedule):
     assert (alpha[0], sigma[0]) == (1, 0)
 
 
+@settings(deadline=None)
 @given(num_levels=st.integers(2, 2000), offset=st.floats(0.001, 0.1))
 def test_cosine_formula(num_levels, offset):
     r"""`\bar\alpha_t = f(t) / f(0)`; the last step is cut at beta = 0.999, as in section 3.2 there."""
@@ -85,6 +87,7 @@ def test_discrete_times_are_uniform_on_one_to_last():
     assert stats.chisquare(counts[1:].numpy()).pvalue > 1e-3  # seeded: passes or fails for good
 
 
+@settings(deadline=None)
 @given(data=st.data(), num_levels=st.integers(1, 1000))
 def test_discrete_grid_is_an_even_subsequence(data, num_levels):
     num_steps = data.draw(st.integers(1, num_levels))
@@ -107,6 +110,7 @@ def test_discrete_grid_refuses_more_steps_than_levels():
         linear_schedule(10).grid(11)
 
 
+@settings(deadline=None)
 @given(
     num_steps=st.integers(2, 60), smallest=st.floats(1e-4, 0.1), largest=st.floats(1, 200), rho=st.floats(1, 10)
 )
@@ -148,6 +152,7 @@ def test_edm_times_are_log_normal_and_cut_to_the_range():
     )
 
 
+@settings(deadline=None)
 @given(sigma=st.floats(1e-3, 100))
 def test_edm_condition_is_a_quarter_of_the_logarithm_in_thousandths(sigma):
     assert EDMSchedule().condition(times(sigma)).item() == pytest.approx(1000 * math.log(sigma) / 4, abs=1e-10)

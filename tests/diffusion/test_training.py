@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -14,11 +14,12 @@ from sdv_constrained_diffusion.diffusion.schedule import EDMSchedule
 from sdv_constrained_diffusion.diffusion.training import TrainingPlan, train
 
 COVARIANCE = torch.tensor([[1.0, 0.95], [0.95, 1.0]], dtype=torch.float64)
+IDENTITY = torch.eye(2, dtype=torch.float64)
 
 
-def gaussian_rows(num_rows, seed=0):
-    normal = torch.randn(num_rows, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return normal @ torch.linalg.cholesky(COVARIANCE).T
+def gaussian_rows(num_rows, generator, covariance=COVARIANCE):
+    normal = torch.randn(num_rows, 2, generator=generator, dtype=torch.float64)
+    return normal @ torch.linalg.cholesky(covariance).T
 
 
 def network(seed=0, width=32):
@@ -57,46 +58,44 @@ def rates(plan, num_rows):
     return [before - after for before, after in zip(visited[:-1], visited[1:], strict=True)]
 
 
-def test_learns_the_posterior_mean_of_a_gaussian():
-    r"""`E[x_0 | x_t] = S (S + \sigma^2 I)^{-1} x_t` at five noise scales."""
+@pytest.fixture(scope='module')
+def trained():
+    """A small network after 1,200 steps on Gaussian rows, drawn anew for each epoch, and what was recorded."""
     denoiser = network(width=64)
-    rows = gaussian_rows(4096)
-    plan = TrainingPlan(epochs=75, batch_size=512, learning_rate=3e-3)
-    record = train(denoiser, lambda _: rows, plan, torch.Generator().manual_seed(0))
-    assert sum(record.losses[-5:]) < 0.9 * sum(record.losses[:5])
-    held_out = gaussian_rows(2000, seed=1)
-    for sigma in (0.05, 0.2, 0.5, 1.0, 3.0):
-        noise = torch.randn(2000, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-        x_t = held_out + sigma * noise
-        exact = x_t @ torch.linalg.solve(COVARIANCE + sigma**2 * torch.eye(2, dtype=torch.float64), COVARIANCE)
-        with torch.no_grad():
-            learned = denoiser(x_t, torch.full((2000,), sigma, dtype=torch.float64))
-            untrained = network(width=64)(x_t, torch.full((2000,), sigma, dtype=torch.float64))
-        error, unlearned = ((x - exact).square().mean().sqrt() for x in (learned, untrained))
-        # 600 steps of 512 rows leave an error of a few per cent of the estimate's own spread: seen at most TOL_SEEN.
-        # The untrained estimate, x_t / (1 + sigma^2), ignores the correlation and misses by far more.
-        assert error < 0.15 * unlearned
-        assert error < 0.04
+    plan = TrainingPlan(epochs=150, batch_size=512, learning_rate=3e-3)
+    record = train(denoiser, lambda draw: gaussian_rows(4096, draw), plan, torch.Generator().manual_seed(0))
+    return denoiser.requires_grad_(False), record
 
 
-def test_loss_approaches_the_conditional_variance():
-    r"""The best loss is `E[tr Cov(x_0 | x_t) (1 + \sigma^2) / \sigma^2] / 2`, closed form for a Gaussian, below 1."""
-    denoiser = network(width=64)
-    rows = gaussian_rows(4096)
-    record = train(denoiser, lambda _: rows, TrainingPlan(epochs=30, learning_rate=3e-3), torch.Generator().manual_seed(0))
-    eigenvalues = torch.linalg.eigvalsh(COVARIANCE)
+@pytest.mark.parametrize('sigma', [0.05, 0.2, 0.5, 1.0, 3.0])
+def test_learns_the_posterior_mean_of_a_gaussian(trained, sigma):
+    r"""`E[x_0 | x_t] = S (S + \sigma^2 I)^{-1} x_t`.
+
+    The untrained estimate, `x_t / (1 + \sigma^2)`, knows the variances and misses the correlation. Training must
+    remove three quarters of that error at every noise scale: seen 0.05 to 0.19 of it left, over several seeds.
+    """
+    held_out, noise = (gaussian_rows(2000, torch.Generator().manual_seed(seed), c) for seed, c in ((1, COVARIANCE), (2, IDENTITY)))
+    x_t, t = held_out + sigma * noise, torch.full((2000,), sigma, dtype=torch.float64)
+    exact = x_t @ torch.linalg.solve(COVARIANCE + sigma**2 * IDENTITY, COVARIANCE)
+    error, unlearned = ((x - exact).square().mean().sqrt() for x in (trained[0](x_t, t), x_t / (1 + sigma**2)))
+    assert error < 0.25 * unlearned
+
+
+def test_loss_falls_to_the_conditional_variance(trained):
+    r"""No estimate can have a loss below `E[tr Cov(x_0 | x_t) (1 + \sigma^2) / \sigma^2] / 2`: 0.867 for these rows."""
+    losses = trained[1].losses
     sigma = EDMSchedule().draw(100_000, torch.Generator().manual_seed(3))[:, None]
-    best = (eigenvalues * (1 + sigma**2) / (eigenvalues + sigma**2)).mean().item()
-    # Mean of the last ten epochs of 4096 rows, two numbers each, variance 1: standard error 0.005, and what is unlearned.
-    assert sum(record.losses[-10:]) / 10 == pytest.approx(best, abs=0.03)
-    assert record.losses[0] > best + 0.05
+    best = (torch.linalg.eigvalsh(COVARIANCE) * (1 + sigma**2) / (torch.linalg.eigvalsh(COVARIANCE) + sigma**2)).mean()
+    # Ten epochs of 4,096 rows of two numbers of variance about 1: standard error 0.004, and what is left to learn.
+    assert sum(losses[-10:]) / 10 == pytest.approx(best.item(), abs=0.02)
+    assert sum(losses[:5]) / 5 > best + 0.05
 
 
 def test_one_seed_gives_the_same_bits():
     def run(seed):
         denoiser = network()
         record = train(
-            denoiser, lambda draw: torch.randn(100, 2, generator=draw, dtype=torch.float64),
+            denoiser, lambda draw: gaussian_rows(100, draw),
             TrainingPlan(epochs=4, batch_size=32), torch.Generator().manual_seed(seed),
         )
         return record.losses, torch.cat([p.detach().flatten() for p in denoiser.parameters()])
@@ -110,6 +109,7 @@ def test_one_seed_gives_the_same_bits():
     assert not torch.equal(weights, other_weights)
 
 
+@settings(deadline=None)
 @given(num_rows=st.integers(1, 40), batch_size=st.integers(1, 50), epochs=st.integers(1, 3))
 def test_every_epoch_visits_each_row_once_in_batches(num_rows, batch_size, epochs):
     denoiser, record = run_slope(TrainingPlan(epochs=epochs, batch_size=batch_size), num_rows)
@@ -153,6 +153,7 @@ ADAM = 1e-6
 """Adam divides by |g| + 1e-8: for a gradient of 1 its step is the rate up to 1e-8 and the rounding of the bias terms."""
 
 
+@settings(deadline=None)
 @given(decay_steps=st.integers(1, 6), decay_factor=st.floats(0.1, 1), rate=st.floats(1e-4, 1e-1))
 def test_exponential_decay(decay_steps, decay_factor, rate):
     plan = TrainingPlan(
@@ -163,6 +164,7 @@ def test_exponential_decay(decay_steps, decay_factor, rate):
     assert rates(plan, 4) == pytest.approx(expected, rel=ADAM)
 
 
+@settings(deadline=None)
 @given(warmup_steps=st.integers(0, 20), epochs=st.integers(1, 20))
 def test_cosine_decay_after_a_warm_up(warmup_steps, epochs):
     """The smaller of a line that reaches 1 after the warm-up, at most a tenth of the run, and half a cosine to 0."""

@@ -112,7 +112,9 @@ def test_rows_of_different_fixed_columns_equal_each_alone():
     fixed = torch.tensor(list(itertools.product([False, True], repeat=4)) * 2)[torch.randperm(32)]
     rows = torch.as_tensor(table(32, 4, seed=1))
     together = step(chord_of(law, train), rows, fixed)
-    alone = torch.cat([step(chord_of(law, train), row[None], mask[None]) for row, mask in zip(rows, fixed, strict=True)])
+    alone = torch.cat(
+        [step(chord_of(law, train), row[None], mask[None]) for row, mask in zip(rows, fixed, strict=True)]
+    )
     # The same gain; the product of a batch may add in another order.
     assert_close(together, alone, rtol=1e-12, atol=1e-12)
     assert (together[fixed] == rows[fixed]).all()
@@ -162,9 +164,7 @@ def test_more_equations_than_columns():
 
 def test_an_idle_inequality_does_not_bind():
     # x + y = 0 pulls x from 3 down to 0; x <= 2 is broken, x >= -5 and y <= 5 are idle.
-    law = affine(
-        [[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]], lower=[0.0, -5.0, -math.inf], upper=[0.0, 2.0, 5.0]
-    )
+    law = affine([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]], lower=[0.0, -5.0, -math.inf], upper=[0.0, 2.0, 5.0])
     train = np.array([[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])
     chord = chord_of(law, train)
     rows = torch.tensor([[3.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
