@@ -7,7 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r'^```python\n(.*?)^```', re.MULTILINE | re.DOTALL)
-PAGES = [page for page in [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('**/*.md'))] if BLOCK.search(page.read_text())]
+PAGES = [
+    page for page in [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('**/*.md'))] if BLOCK.search(page.read_text())
+]
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)

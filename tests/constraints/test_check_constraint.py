@@ -3,8 +3,8 @@ import functools
 import math
 
 import numpy as np
-import pandas as pd
 import pandapower.networks as networks
+import pandas as pd
 import pytest
 import torch
 

@@ -68,7 +68,7 @@ def test_private_names_are_no_columns():
 
 
 def test_the_decorator_keeps_function_columns_limits_tolerance_and_unit():
-    @constraint(columns=iter(['gen_mw', 'load_mw']), lower=-1, upper=2, tolerance=0.5, unit='MW')
+    @constraint(columns=iter(['gen_mw', 'load_mw']), lower=-1.0, upper=2.0, tolerance=0.5, unit='MW')
     def reserve(table):
         return table.gen_mw - table.load_mw
 
@@ -129,12 +129,15 @@ def test_several_equations_keep_their_order():
     ],
 )
 def test_a_residual_of_the_wrong_type_or_shape_is_refused(returned, said):
-    def odd(table):
-        return returned(table)
+    class Odd(Constraint):
+        columns = NAMES
+
+        def residual(self, table):
+            return returned(table)
 
     with pytest.raises(ConstraintError, match=said) as caught:
-        evaluate(law(odd), table())
-    assert str(caught.value).startswith('odd.residual must return')
+        evaluate(Odd(), table())
+    assert str(caught.value).startswith('Odd.residual must return')
 
 
 def test_require_passes_complete_tables_and_names_what_is_missing():

@@ -202,14 +202,14 @@ def limited(**data):
 
 
 def test_one_number_counts_for_all_equations():
-    system = limited(lower=-1, upper=3.5, tolerance=0.25, unit='MW')
+    system = limited(lower=-1.0, upper=3.5, tolerance=0.25, unit='MW')
     assert [(each.lower, each.upper, each.tolerance, each.unit) for each in system.equations] == [
         (-1, 3.5, 0.25, 'MW')
     ] * 2
 
 
 def test_one_number_per_equation_keeps_its_order():
-    system = limited(lower=(-1, 2), upper=[3, 4], tolerance=[0.25, 0.5], unit=('MW', 'kW'))
+    system = limited(lower=(-1.0, 2.0), upper=[3.0, 4.0], tolerance=[0.25, 0.5], unit=('MW', 'kW'))
     assert [(each.lower, each.upper, each.tolerance, each.unit) for each in system.equations] == [
         (-1, 3, 0.25, 'MW'),
         (2, 4, 0.5, 'kW'),
@@ -244,7 +244,7 @@ def test_lower_above_upper_is_refused(lower, upper):
         limited(lower=lower, upper=upper)
 
 
-@pytest.mark.parametrize('tolerance', [0, -1e-6, math.nan, [1e-6, 0.0]])
+@pytest.mark.parametrize('tolerance', [0.0, -1e-6, math.nan, [1e-6, 0.0]])
 def test_a_tolerance_that_is_not_positive_is_refused(tolerance):
     with pytest.raises(ConstraintError, match='pair needs a tolerance above 0 MW; it got'):
         limited(tolerance=tolerance, unit='MW')

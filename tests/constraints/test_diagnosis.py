@@ -5,12 +5,12 @@ import math
 import re
 
 import numpy as np
-import pandas as pd
 import pandapower.networks as networks
+import pandas as pd
 import pytest
 import torch
 
-from sdv_constrained_diffusion.constraints.base import Misreading, FunctionConstraint, TableView, constraint
+from sdv_constrained_diffusion.constraints.base import FunctionConstraint, Misreading, TableView, constraint
 from sdv_constrained_diffusion.constraints.diagnosis import diagnose
 from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError, ConstraintMismatchError, DataError
 from sdv_constrained_diffusion.power.constraints import PowerFlow

@@ -76,7 +76,7 @@ def test_noise_predictors_loss_is_the_plain_formula():
 
 
 def test_noise_predictors_best_loss_is_the_conditional_variance():
-    r"""With the exact noise of unit normal rows, `\hat\epsilon = \sigma x_t`, the loss is `\alpha_t^2` in expectation."""
+    r"""The exact noise of unit normal rows is `\sigma x_t`; its loss is `\alpha_t^2` in expectation."""
 
     def exact(x, t):
         return DDPM.noise(t[:, None]).sigma * x
@@ -84,7 +84,9 @@ def test_noise_predictors_best_loss_is_the_conditional_variance():
     num_rows = 40_000
     loss = NoisePredictor(Formula(exact), DDPM).loss(normal(num_rows, 2), generator(1))
     expected = DDPM.alpha_bar[1:].mean().item()
-    assert loss.mean().item() == pytest.approx(expected, abs=4 * loss.std().item() / math.sqrt(num_rows))  # 4 std errors
+    assert loss.mean().item() == pytest.approx(
+        expected, abs=4 * loss.std().item() / math.sqrt(num_rows)
+    )  # 4 std errors
 
 
 @settings(deadline=None)

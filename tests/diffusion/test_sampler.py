@@ -209,7 +209,7 @@ def test_eta_one_is_the_ancestral_step_of_ho_et_al(betas, x_t, x_0, z, data):
 @settings(deadline=None)
 @given(eta=st.floats(0, 1), shrink=st.floats(0.1, 0.99), alpha=st.floats(0.2, 0.9), seed=st.integers(0, 1000))
 def test_step_does_not_depend_on_how_the_signal_is_scaled(eta, shrink, alpha, seed):
-    r"""`x / \alpha` under `(1, \sigma / \alpha)` is the same process as `x` under `(\alpha, \sigma)`: so is its step."""
+    r"""`x / \alpha` under `(1, \sigma / \alpha)` is the process `x` under `(\alpha, \sigma)`: so is its step."""
     x_t, x_0, z = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     at = Noise(numbers(alpha)[0], numbers(math.sqrt(1 - alpha**2))[0])
     alpha_s = numbers(1 - shrink * (1 - alpha))[0]
@@ -250,7 +250,12 @@ def test_heun_step_is_the_mean_of_both_slopes():
 
 @pytest.mark.parametrize(
     ('sampler', 'schedule'),
-    [(HeunSampler(6), EDM), (AncestralSampler(6, 0.0), EDM), (AncestralSampler(6, 0.0), DDPM), (AncestralSampler(6), DDPM)],
+    [
+        (HeunSampler(6), EDM),
+        (AncestralSampler(6, 0.0), EDM),
+        (AncestralSampler(6, 0.0), DDPM),
+        (AncestralSampler(6), DDPM),
+    ],
 )
 def test_last_step_lands_on_the_estimate(sampler, schedule):
     estimates = []

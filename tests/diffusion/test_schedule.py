@@ -111,9 +111,7 @@ def test_discrete_grid_refuses_more_steps_than_levels():
 
 
 @settings(deadline=None)
-@given(
-    num_steps=st.integers(2, 60), smallest=st.floats(1e-4, 0.1), largest=st.floats(1, 200), rho=st.floats(1, 10)
-)
+@given(num_steps=st.integers(2, 60), smallest=st.floats(1e-4, 0.1), largest=st.floats(1, 200), rho=st.floats(1, 10))
 def test_edm_grid_formula_and_ends(num_steps, smallest, largest, rho):
     grid = EDMSchedule(smallest, largest, rho).grid(num_steps)
     assert grid.shape == (num_steps + 1,)
@@ -148,7 +146,8 @@ def test_edm_times_are_log_normal_and_cut_to_the_range():
     a, b = (math.log(0.01) + 0.8) / 1.6, (math.log(20) + 0.8) / 1.6
     assert stats.kstest(inside.numpy(), stats.truncnorm(a, b, loc=-0.8, scale=1.6).cdf).pvalue > 1e-3  # seeded
     assert (t == 0.01).double().mean().item() == pytest.approx(
-        stats.norm.cdf(a), abs=5 * math.sqrt(stats.norm.cdf(a) / 20_000)  # five binomial standard errors
+        stats.norm.cdf(a),
+        abs=5 * math.sqrt(stats.norm.cdf(a) / 20_000),  # five binomial standard errors
     )
 
 

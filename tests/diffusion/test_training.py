@@ -1,6 +1,9 @@
 """Training: what it learns, that it repeats bit by bit, and that rate and running mean are as documented."""
 
+import io
+import itertools
 import math
+import sys
 
 import pytest
 import torch
@@ -55,7 +58,7 @@ def run_slope(plan, num_rows=4, slope=1.0):
 def rates(plan, num_rows):
     """The rate of each step but the last, from how far the weight moved."""
     visited = run_slope(plan, num_rows)[0].visited
-    return [before - after for before, after in zip(visited[:-1], visited[1:], strict=True)]
+    return [before - after for before, after in itertools.pairwise(visited)]
 
 
 @pytest.fixture(scope='module')
@@ -74,7 +77,9 @@ def test_learns_the_posterior_mean_of_a_gaussian(trained, sigma):
     The untrained estimate, `x_t / (1 + \sigma^2)`, knows the variances and misses the correlation. Training must
     remove three quarters of that error at every noise scale: seen 0.05 to 0.19 of it left, over several seeds.
     """
-    held_out, noise = (gaussian_rows(2000, torch.Generator().manual_seed(seed), c) for seed, c in ((1, COVARIANCE), (2, IDENTITY)))
+    held_out, noise = (
+        gaussian_rows(2000, torch.Generator().manual_seed(seed), c) for seed, c in ((1, COVARIANCE), (2, IDENTITY))
+    )
     x_t, t = held_out + sigma * noise, torch.full((2000,), sigma, dtype=torch.float64)
     exact = x_t @ torch.linalg.solve(COVARIANCE + sigma**2 * IDENTITY, COVARIANCE)
     error, unlearned = ((x - exact).square().mean().sqrt() for x in (trained[0](x_t, t), x_t / (1 + sigma**2)))
@@ -95,8 +100,10 @@ def test_one_seed_gives_the_same_bits():
     def run(seed):
         denoiser = network()
         record = train(
-            denoiser, lambda draw: gaussian_rows(100, draw),
-            TrainingPlan(epochs=4, batch_size=32), torch.Generator().manual_seed(seed),
+            denoiser,
+            lambda draw: gaussian_rows(100, draw),
+            TrainingPlan(epochs=4, batch_size=32),
+            torch.Generator().manual_seed(seed),
         )
         return record.losses, torch.cat([p.detach().flatten() for p in denoiser.parameters()])
 
@@ -150,15 +157,21 @@ def test_recorded_loss_is_the_mean_over_rows_not_over_batches():
 
 
 ADAM = 1e-6
-"""Adam divides by |g| + 1e-8: for a gradient of 1 its step is the rate up to 1e-8 and the rounding of the bias terms."""
+"""Adam divides by |g| + 1e-8: for a gradient of 1 its step is the rate up to 1e-8 and rounding."""
 
 
 @settings(deadline=None)
 @given(decay_steps=st.integers(1, 6), decay_factor=st.floats(0.1, 1), rate=st.floats(1e-4, 1e-1))
 def test_exponential_decay(decay_steps, decay_factor, rate):
     plan = TrainingPlan(
-        epochs=5, batch_size=1, learning_rate=rate, weight_decay=0.0, ema=0.0,
-        decay='exponential', decay_steps=decay_steps, decay_factor=decay_factor,
+        epochs=5,
+        batch_size=1,
+        learning_rate=rate,
+        weight_decay=0.0,
+        ema=0.0,
+        decay='exponential',
+        decay_steps=decay_steps,
+        decay_factor=decay_factor,
     )
     expected = [rate * decay_factor ** (step // decay_steps) for step in range(19)]
     assert rates(plan, 4) == pytest.approx(expected, rel=ADAM)
@@ -217,8 +230,14 @@ def test_clipping_bounds_the_gradient():
     def second_step(clip):
         denoiser = Growing()
         plan = TrainingPlan(
-            epochs=2, batch_size=1, learning_rate=0.01, weight_decay=0.0, ema=0.0, clip=clip,
-            decay='exponential', decay_factor=1.0,
+            epochs=2,
+            batch_size=1,
+            learning_rate=0.01,
+            weight_decay=0.0,
+            ema=0.0,
+            clip=clip,
+            decay='exponential',
+            decay_factor=1.0,
         )
         train(denoiser, lambda _: torch.zeros(1, 1).double(), plan, torch.Generator().manual_seed(0))
         return (denoiser.visited[1] - denoiser.weight.item()) / 0.01
@@ -236,8 +255,6 @@ def test_clipping_bounds_the_gradient():
 @pytest.mark.parametrize('verbose', [True, False])
 def test_progress_bar_only_when_asked_and_on_a_terminal(verbose, monkeypatch):
     """`tqdm` writes to standard error; what stands in for it here says that it is a terminal."""
-    import io
-    import sys
 
     class Terminal(io.StringIO):
         def isatty(self):

@@ -60,12 +60,13 @@ def test_one_step_is_the_orthogonal_projection_in_standardised_columns(seed, col
     gain = c @ a.T @ np.linalg.inv(a @ c @ a.T)
     expected = rows - (rows @ a.T - b) @ gain.T
     moved = step(chord, torch.as_tensor(rows))
-    # The inverse loses digits with the square of the condition number, which stays below 1e6 here.
-    size = np.abs(expected).max(0, keepdims=True) + train.std(0)
-    assert_close(moved / torch.as_tensor(size), torch.as_tensor(expected / size), rtol=0, atol=1e-7)
-    # On the constraint but for the rounding of the residual's own terms.
-    terms = np.abs(moved.numpy()) @ np.abs(a).T + np.abs(b)
-    assert (deviation(chord, moved).abs().numpy() <= 1e-11 * terms.max()).all()
+    # Numpy's inverse loses digits with the square of the condition number of A S, the package's with the number itself.
+    spread, condition = train.std(0, ddof=1), np.linalg.cond(a * train.std(0, ddof=1))
+    size = np.abs(np.concatenate([rows, expected]) / spread).max()
+    assert np.abs((moved.numpy() - expected) / spread).max() <= 1e-14 * condition**2 * size
+    # On the constraint but for the rounding of the residual's own terms, before and after.
+    terms = np.abs(np.concatenate([rows, expected])) @ np.abs(a).T + np.abs(b)
+    assert deviation(chord, moved).abs().max() <= 1e-14 * condition * terms.max()
 
 
 def test_the_step_is_the_shortest_way():

@@ -99,7 +99,7 @@ def some_rows(encoder, number=6, seed=1):
 
 
 def expected_gradient_step(v, t, schedule, chord, mean, scale):
-    r"""`v - \lambda_t S^2 \nabla_v \|d(h(v)) / e\|^2` for one row, all scales by numpy from the curved law's formulas."""
+    r"""`v - \lambda_t S^2 \nabla_v \|d(h(v)) / e\|^2` for one row, its scales by numpy from the curved law."""
     z, x, y = mean
     jacobian = np.array([[-0.01, y, x], [0.002 * z, 1.0, 0.0]]) * scale
     lengths = np.linalg.norm(jacobian, axis=1)
@@ -331,8 +331,8 @@ def test_every_sampler_ends_on_the_law(sampler, schedule):
 
 
 def test_guidance_across_a_law_leaves_the_direction_along_it_alone():
-    # x and y are exchangeable in this table, so that x + y and x - y are independent of each other at every noise level,
-    # and the correction is along x + y only: x - y comes out as it would have without guidance.
+    # x and y are exchangeable in this table, so that x + y and x - y are independent of each other at every noise
+    # level, and the correction is along x + y only: x - y comes out as it would have without guidance.
     random = np.random.default_rng(0)
     table = pd.DataFrame(random.normal(size=(100, 2)), columns=['x', 'y'])
     table = pd.concat([table, table.rename(columns={'x': 'y', 'y': 'x'})], ignore_index=True)

@@ -44,7 +44,9 @@ def features_on(low=-6.0, high=6.0, number=4001):
 finite_columns = hnp.arrays(
     float, st.tuples(st.integers(2, 60), st.just(1)), elements=st.floats(-1e6, 1e6, allow_subnormal=False)
 )
-columns_of_few_levels = hnp.arrays(float, st.tuples(st.integers(2, 60), st.just(1)), elements=st.integers(-3, 3).map(float))
+columns_of_few_levels = hnp.arrays(
+    float, st.tuples(st.integers(2, 60), st.just(1)), elements=st.integers(-3, 3).map(float)
+)
 any_column = st.one_of(finite_columns, columns_of_few_levels)
 
 
@@ -82,7 +84,9 @@ def test_any_value_returns_or_goes_to_the_limit(v):
     codec = QuantileCodec.fit(with_masses())
     v = table(v)[:, None]
     back = codec.decode(codec.encode(v))
-    torch.testing.assert_close(back, v.clamp(-1, 1), rtol=0, atol=codec.resolution.item())  # masses take their neighbours
+    torch.testing.assert_close(
+        back, v.clamp(-1, 1), rtol=0, atol=codec.resolution.item()
+    )  # masses take their neighbours
     beyond = v.abs() > 1
     assert torch.equal(back[beyond], v.clamp(-1, 1)[beyond])
 
@@ -115,11 +119,13 @@ def test_a_mass_owns_its_share_of_the_normal():
 
 
 def test_decoded_normals_have_the_columns_distribution():
-    """Two-sample KS distance between rows and decoded quantiles of the normal: half a knot's share, 1/400, and a row's."""
+    """Two-sample KS distance between rows and decoded quantiles of the normal: within a knot's share, 1/200."""
     for values in (normal(2000, 1), with_masses(), np.exp(2 * normal(2000, 1)), normal(2000, 1).round(1)):
         features = table(stats.norm.ppf((np.arange(20_000) + 0.5) / 20_000))[:, None]
         decoded = QuantileCodec.fit(values).decode(features).numpy()
-        assert stats.ks_2samp(decoded[:, 0], values[:, 0]).statistic < 0.0125  # seen at most TOL
+        assert (
+            stats.ks_2samp(decoded[:, 0], values[:, 0]).statistic < 0.006
+        )  # rounded levels between two knots add a bit: seen 0.0053
 
 
 @pytest.mark.parametrize(
@@ -260,7 +266,9 @@ def test_columns_of_any_magnitude_side_by_side():
     values = with_masses() * scales
     codec = QuantileCodec.fit(values)
     features = codec.encode(table(values))
-    torch.testing.assert_close(features, features[:, 2:3].expand(-1, 6), rtol=1e-9, atol=1e-9)  # rounding of scaled knots
+    torch.testing.assert_close(
+        features, features[:, 2:3].expand(-1, 6), rtol=1e-9, atol=1e-9
+    )  # rounding of scaled knots
     back = codec.decode(features).numpy()
     np.testing.assert_allclose(back / scales, values / scales, rtol=0, atol=codec.resolution[2].item())
     assert codec.point_masses(table(values)).equal(codec.point_masses(table(values))[:, 2:3].expand(-1, 6))
@@ -275,7 +283,12 @@ def test_a_small_spread_on_a_large_offset():
 
 
 MIXED = np.concatenate(
-    [with_masses(400), normal(400, 1, seed=1), np.repeat([0.0, 1], [300, 100])[:, None], normal(400, 1, seed=2).round()],
+    [
+        with_masses(400),
+        normal(400, 1, seed=1),
+        np.repeat([0.0, 1], [300, 100])[:, None],
+        normal(400, 1, seed=2).round(),
+    ],
     axis=1,
 )
 """Columns of 3 masses, none, two adjacent ones and several: 150 to 200 knots, and 4."""
