@@ -16,7 +16,7 @@ from sdv_constrained_diffusion._numbers import finite_numbers
 from sdv_constrained_diffusion.constraints.base import Constraint
 from sdv_constrained_diffusion.constraints.diagnosis import diagnose
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem
-from sdv_constrained_diffusion.diffusion.presets import PRESETS
+from sdv_constrained_diffusion.diffusion.presets import PRESETS, Preset
 from sdv_constrained_diffusion.errors import ConstraintError, DataError
 from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.guidance.projection import Projected, ResultCode, project
@@ -36,8 +36,8 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         enforce_min_max_values: keep each unconstrained column within the range of the training data.
         enforce_rounding: round each unconstrained column as the training data are rounded.
         locales: locales of personal data that SDV invents.
-        preset: 'default' (minutes on two cores) or 'paper' (the network and schedule of Hoseinpour and Dvorkin 2025,
-            hours).
+        preset: 'default' (minutes on two cores), 'paper' (the network and schedule of Hoseinpour and Dvorkin 2025,
+            hours), or a `Preset` of your own, such as `paper_preset(decay_factor=0.5)`.
         epochs: passes over the training rows; the preset's number when None.
         batch_size: rows per training step; the preset's number when None.
         guidance: how constraints correct each step of sampling: 'gauss_newton', 'gradient' (the paper's) or 'none'. May
@@ -59,7 +59,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         enforce_min_max_values: bool = True,
         enforce_rounding: bool = True,
         locales: list[str] | None = ['en_US'],  # noqa: B006  SDV's own default, read back by get_parameters
-        preset: str = 'default',
+        preset: str | Preset = 'default',
         epochs: int | None = None,
         batch_size: int | None = None,
         guidance: str = 'gauss_newton',
@@ -70,7 +70,8 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         enable_gpu: bool = True,
     ) -> None:
         super().__init__(metadata, enforce_min_max_values, enforce_rounding, locales)
-        _check_choice('preset', preset, PRESETS)
+        if not isinstance(preset, Preset):
+            _check_choice('preset', preset, PRESETS)
         _check_choice('guidance', guidance, GUIDANCE)
         _check_positive('epochs', epochs)
         _check_positive('batch_size', batch_size)
@@ -201,7 +202,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         return processed
 
     def _fit(self, processed_data: pd.DataFrame) -> None:
-        preset = PRESETS[self.preset]()
+        preset = self.preset if isinstance(self.preset, Preset) else PRESETS[self.preset]()
         plan = dataclasses.replace(
             preset.plan,
             epochs=self.epochs or preset.plan.epochs,
@@ -231,6 +232,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
     def _sample(self, num_rows: int, conditions: dict[str, Any] | None = None) -> pd.DataFrame:
         if conditions is not None:
             raise NotImplementedError  # SDV's word for: reject rows that do not match
+        _check_choice('guidance', self.guidance, GUIDANCE)
         return self._fitted_model('Sampling').sample(num_rows, self._chord, self.guidance, self.guidance_scale)
 
     def _validate_conditions_unseen_columns(self, conditions: pd.DataFrame) -> None:

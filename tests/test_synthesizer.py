@@ -9,6 +9,7 @@ from sdv.sampling import Condition
 from sdv.utils import load_synthesizer
 
 from sdv_constrained_diffusion import ConstrainedDiffusionSynthesizer, constraint
+from sdv_constrained_diffusion.diffusion.presets import paper_preset
 from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError, ConstraintMismatchError, DataError
 
 
@@ -266,3 +267,20 @@ def test_grossly_missed_constraint_is_refused_with_its_residual(data):
     kilowatts = data.assign(load_mw=data['load_mw'] * 1000)
     with pytest.raises(ConstraintMismatchError, match=r'holds in none of the 400 training rows: .* MW'):
         make_synthesizer(kilowatts).fit({'t': kilowatts})
+
+
+def test_the_papers_recipe_trains_and_samples_with_a_learning_rate_of_ones_own(data, monkeypatch):
+    monkeypatch.setattr('sdv_constrained_diffusion.model.BLOCK', 8)  # 1,000 steps of a wide network: few rows at once
+    preset = paper_preset(decay_steps=30, decay_factor=0.5)
+    synthesizer = make_synthesizer(data, preset=preset, epochs=40)
+    synthesizer.fit({'t': data})
+    losses = synthesizer.get_loss_values()['Loss']
+    assert losses.tail(5).mean() < 0.9 * losses.iloc[0]
+    assert residual(synthesizer.sample(8)['t']).max() <= 1e-9
+
+
+def test_a_misspelt_guidance_after_fit_is_named(fresh):
+    fresh.guidance = 'newton'
+    with pytest.raises(SynthesizerInputError) as caught:
+        fresh.sample(3)
+    assert "'guidance' must be one of" in str(caught.value.__cause__)
