@@ -20,9 +20,11 @@ def finite_numbers(column: pd.Series, who: str, allow_missing: bool = False) -> 
     try:
         numbers = column.to_numpy(dtype='float64', na_value=np.nan)
     except (TypeError, ValueError) as error:
+        none = pd.to_numeric(column, errors='coerce').isna() & column.notna()
+        first = int(none.to_numpy().argmax())
         raise DataError(
-            f'{who} needs numbers in column {column.name!r}; it got {column.dtype} values such as '
-            f'{column.iloc[0]!r}. Convert the column, or leave it out.'
+            f'{who} needs numbers in column {column.name!r}; it is {column.dtype}, and row {column.index[first]} holds '
+            f'{column.iloc[first]!r}. Convert the column, or leave it out.'
         ) from error
     bad = np.isinf(numbers) if allow_missing else ~np.isfinite(numbers)
     if bad.any():

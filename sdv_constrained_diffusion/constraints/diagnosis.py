@@ -22,8 +22,8 @@ def diagnose(constraints: Iterable[Constraint], data: pd.DataFrame) -> pd.DataFr
         data: the training table.
 
     Returns:
-        one row per constraint: `constraint`, `unit`, `tolerance` (of its worst equation), `share_feasible`, and the
-        median and largest violation over rows, each row's worst equation counting, in that unit.
+        one row per constraint: `constraint`; `unit` and `tolerance` of its worst equation; `share_feasible`;
+        `violation_median`, that equation's over rows; `violation_max`, the largest of all equations in that unit.
 
     Raises:
         ColumnMissingError: a constrained column is not in the table.
@@ -54,13 +54,14 @@ def _diagnose(constraint: Constraint, data: pd.DataFrame) -> dict[str, object]:
     # The equation in which most rows are worst speaks for the constraint: its unit is the one reported.
     equation = system.equations[int(worst.mode().values)]
     own = violation[:, int(worst.mode().values)]
+    same_unit = [each.unit == equation.unit for each in system.equations]
     found = {
         'constraint': constraint.name,
         'unit': equation.unit,
         'tolerance': equation.tolerance,
         'share_feasible': float((excess <= 1).double().mean()),
         'violation_median': float(own.median()),
-        'violation_max': float(own.max()),
+        'violation_max': float(violation[:, same_unit].max()),
     }
     if found['share_feasible'] == 0 and float(excess.median()) > GROSS:
         raise ConstraintMismatchError(

@@ -15,6 +15,9 @@ from sdv_constrained_diffusion.constraints.system import ConstraintSystem
 RANK_TOLERANCE = 1e-9
 """Singular values below this share of the largest count as zero: far above float64's rounding, far below physics."""
 
+MOST_GAINS = 1024
+"""Gains kept at a time; beyond it they are made anew, so that memory stays bounded on tables with many patterns."""
+
 
 class Chord:
     """A constraint system with its Jacobian at the mean row.
@@ -71,6 +74,8 @@ class Chord:
         """K for one pattern of fixed columns and idle equations, shape (column, equation), in physical units."""
         key = pattern.numpy().tobytes()
         if key not in self._gains:
+            if len(self._gains) >= MOST_GAINS:
+                self._gains.clear()
             fixed, idle = pattern[:num_columns], pattern[num_columns:]
             jacobian = self._jacobian.masked_fill(fixed[None, :], 0).masked_fill(idle[:, None], 0)
             # The factorisation leaves rounding in the fixed columns, whose values must stay exact.

@@ -99,6 +99,21 @@ def test_the_gap_is_a_share_of_the_equations_largest_derivative():
     assert check_constraint(Doubled(), circle_rows()).passed
 
 
+def test_an_equation_of_small_numbers_is_judged_by_its_own_size():
+    class Units(Doubled):
+        unit = ('m²', 'µm²')
+
+        def residual(self, table):
+            return torch.stack([1e12 * super().residual(table), super().residual(table)], dim=1)
+
+        def jacobian(self, table):
+            own = Doubled().jacobian(table)
+            return torch.cat([1e12 * own, self.factor * own], dim=1)
+
+    assert check_constraint(Units(), circle_rows()).passed
+    assert check_constraint(Units(1.01), circle_rows()).gradient_error == pytest.approx(0.01, abs=1e-6)
+
+
 def test_a_jacobian_with_nan_fails():
     assert not check_constraint(Doubled(math.nan), circle_rows()).passed
 

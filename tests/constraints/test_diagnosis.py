@@ -179,6 +179,15 @@ def test_the_worst_equation_is_measured_in_tolerances_and_speaks():
     assert (found['violation_median'], found['violation_max']) == (2.0, 2.25)
 
 
+def test_the_largest_violation_is_that_of_any_equation_in_the_unit():
+    @constraint(columns=['a', 'b', 'c'], tolerance=0.5, unit=['kW', 'kW', 'V'])
+    def three(table):
+        return table[['a', 'b', 'c']]
+
+    found = diagnose([three], pd.DataFrame({'a': [1.0, 2.0, 3.0, 0.0], 'b': [0.0, 0.0, 0.0, 40.0], 'c': 0.5})).iloc[0]
+    assert (found['unit'], found['violation_median'], found['violation_max']) == ('kW', 1.0, 40.0)
+
+
 @pytest.mark.parametrize('median', [1.0, 49.0])
 def test_rows_that_miss_by_less_than_a_hundred_tolerances_pass(median):
     assert diagnose([balance], differences(median, 1.0, 2000.0)).iloc[0]['share_feasible'] == 0
@@ -242,15 +251,14 @@ def test_missing_values_of_nullable_columns_are_refused():
 
 
 def test_text_is_refused_with_its_column():
-    with pytest.raises(DataError, match=r"balance needs numbers in column 'b'; it got object values such as 'n/a'"):
+    with pytest.raises(DataError, match=r"balance needs numbers in column 'b'; it is object, and row \d+ holds 'n/a'"):
         diagnose([balance], differences(0.0, 0.0).assign(b=['n/a', 0.0]))
 
 
-@pytest.mark.xfail(strict=True, reason='finite_numbers shows the first value of the column, be it a number')
 def test_text_below_numbers_is_refused_with_its_row():
     data = differences(0.0, 0.0, 0.0, index=['x', 'y', 'z']).astype({'b': object})
     data.loc['y', 'b'] = 'n/a'
-    with pytest.raises(DataError, match=r"balance needs numbers in column 'b'; .*'n/a'.* row y"):
+    with pytest.raises(DataError, match=r"balance needs numbers in column 'b'; it is object, and row y holds 'n/a'"):
         diagnose([balance], data)
 
 

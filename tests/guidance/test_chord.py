@@ -168,9 +168,10 @@ def test_an_idle_inequality_does_not_bind():
     law = affine([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]], lower=[0.0, -5.0, -math.inf], upper=[0.0, 2.0, 5.0])
     train = np.array([[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])
     chord = chord_of(law, train)
-    rows = torch.tensor([[3.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
-    # First row: equality and upper limit of x together leave one point. Second: half of the surplus from each.
-    expected = torch.tensor([[2.0, -2.0], [0.5, -0.5]], dtype=torch.float64)
+    rows = torch.tensor([[3.0, 1.0], [1.0, 0.0], [3.0, -3.0]], dtype=torch.float64)
+    # First row: equality and upper limit of x together leave one point. Second: half of the surplus from each. Third:
+    # an equality that holds still binds.
+    expected = torch.tensor([[2.0, -2.0], [0.5, -0.5], [2.0, -2.0]], dtype=torch.float64)
     assert_close(step(chord, rows), expected, rtol=0, atol=1e-14)
 
 

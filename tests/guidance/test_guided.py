@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -274,6 +276,18 @@ def test_values_in_a_point_mass_stay_exactly_there(guidance):
     assert (values(encoder, chord, guided)[at_limit, 1] == table['x'].max()).all()
     # They are guided all the same, by their other columns.
     assert (guided[at_limit][:, [0, 3]] != rows[at_limit][:, [0, 3]]).all()
+    if guidance is GaussNewtonGuidance:
+        assert residual(encoder, chord, guided)[at_limit].abs().max() <= 1e-10
+
+
+@pytest.mark.parametrize('guidance', GUIDANCES)
+def test_the_correction_itself_leaves_fixed_columns_alone(guidance):
+    encoder, chord = parts(curved)
+    rows, t = values(encoder, chord, some_rows(encoder, 8)), clear_times(SCHEDULES[0], 8)
+    fixed = torch.tensor(list(itertools.product([False, True], repeat=3)))
+    corrected = guidance(Echo(SCHEDULES[0]), encoder, chord).correct(rows, fixed, t)
+    assert torch.equal(corrected[fixed], rows[fixed])
+    assert (corrected != rows).any()
 
 
 def test_a_constant_column_in_the_law_is_made_up_for_by_the_others():

@@ -67,7 +67,8 @@ def test_an_affine_law_gives_the_orthogonal_projection(seed, columns, data):
     size = np.linalg.norm(a, axis=1, keepdims=True)
     c, unit = np.diag(train.var(0, ddof=1)), a / size
     expected = rows - (rows @ unit.T - b / size[:, 0]) @ (c @ unit.T @ np.linalg.inv(unit @ c @ unit.T)).T
-    # The residual is met to a tenth of 1e-6; nearly parallel equations carry that, and the inverse's rounding, further.
+    # The residual is met to a tenth of 1e-6 at most; nearly parallel equations carry that, and the inverse's rounding,
+    # further.
     condition = np.linalg.cond(unit * train.std(0, ddof=1))
     assert np.abs(result.values.numpy() - expected).max() <= condition * (
         1e-7 / size.min() + 1e-12 * np.abs(rows).max()
@@ -219,7 +220,7 @@ def test_fixed_columns_do_not_move(steps):
     assert result.codes.tolist() == [OK] * 3
     assert result.values[1, 0] == 0.7
     assert result.values[2, 1] == 0.75
-    # The free column is what the law leaves: a tenth of the tolerance of 1e-9 over the slope of about 1.4.
+    # The free column is what the law leaves: less than the tolerance of 1e-9 over the slope of about 1.4.
     assert result.values[1, 1].item() == pytest.approx(math.sqrt(1 - 0.7**2), abs=1e-9)
     assert result.values[2, 0].item() == pytest.approx(math.sqrt(1 - 0.75**2), abs=1e-9)
 
@@ -277,6 +278,14 @@ def test_steps_that_run_out_give_max_steps_and_more_of_them_converge():
     assert result.values.item() == pytest.approx(1.0, abs=1e-9)
 
 
+@pytest.mark.parametrize(('mean', 'code'), [(8.0, MAX_STEPS), (3.0, OK)])
+def test_rows_that_shrink_by_less_than_half_a_step_leave_the_chord(mean, code):
+    # The slope at the mean row is 2m, at the solution 4: each step leaves about 1 - 2/m of the residual, 3/4 or 1/3.
+    # Enough steps of 3/4 would do, but the row's own Jacobian is the better way; here it gets no step.
+    chord = chord_of(law(lambda t: t.x**2 - 4, ['x'], tolerance=1.0), [[mean - 1], [mean + 1]])
+    assert projected(chord, [[2.5]], chord_steps=1000, newton_steps=0).codes.tolist() == [code]
+
+
 def test_a_circle_around_the_mean_row_is_reached_by_own_jacobians():
     # The law has no slope at the mean row, so that the shared inverse is zero.
     angle = np.linspace(0, 2 * np.pi, 4, endpoint=False)
@@ -284,7 +293,7 @@ def test_a_circle_around_the_mean_row_is_reached_by_own_jacobians():
     rows = float64(1.2 * np.stack([np.cos(angle + 0.3), np.sin(angle + 0.3)], axis=1))
     result = projected(chord_of(unit_circle(), train), rows)
     assert result.codes.tolist() == [OK] * 4
-    # Both columns have one standard deviation: the nearest point lies on the ray, a residual of 1e-10 from it.
+    # Both columns have one standard deviation: the nearest point lies on the ray; half the tolerance of 1e-9 in radius.
     assert_close(result.values, rows / 1.2, rtol=0, atol=1e-9)
 
 
@@ -325,16 +334,19 @@ def test_the_displacement_is_the_root_mean_square_in_standard_deviations():
 
 
 def test_feasible_rows_are_returned_as_they_are():
-    chord = chord_of(unit_circle(), arc())
-    result = projected(chord, [[0.6, 0.8], [0.8, 0.6]])
-    assert result.values.tolist() == [[0.6, 0.8], [0.8, 0.6]]
+    # The second misses the circle by 2e-6, which is a five-hundredth of the tolerance.
+    chord = chord_of(unit_circle(tolerance=1e-3), arc())
+    rows = float64([[0.6, 0.8], [0.6, 0.8 + 1.25e-6]])
+    result = projected(chord, rows)
+    assert torch.equal(result.values, rows)
     assert result.codes.tolist() == [OK, OK]
+    assert result.displacement.tolist() == [0, 0]
 
 
 def test_rows_end_well_inside_the_tolerance():
     chord = chord_of(unit_circle(tolerance=1e-3), arc())
     result = projected(chord, 1.1 * arc())
-    # A tenth of it, so that later rounding does not undo them.
+    # At most a tenth of it, so that later rounding does not undo them.
     assert chord.system.excess(result.values).max() <= 0.1
 
 
