@@ -259,7 +259,7 @@ def test_missing_column_and_nan_residual_are_refused_before_training(data):
     def undefined(table):
         return (80.5 - table.load_mw).log()
 
-    with pytest.raises(ConstraintError, match=r'undefined must be finite on every training row'):
+    with pytest.raises(ConstraintError, match=r'undefined must be finite on every row; its equation'):
         make_synthesizer(data, [undefined]).fit({'t': data})
 
 

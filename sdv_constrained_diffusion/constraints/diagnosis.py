@@ -8,7 +8,7 @@ import pandas as pd
 from sdv_constrained_diffusion._numbers import finite_numbers
 from sdv_constrained_diffusion.constraints.base import Constraint, Misreading, TableView, evaluate
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem
-from sdv_constrained_diffusion.errors import ConstraintError, ConstraintMismatchError
+from sdv_constrained_diffusion.errors import ConstraintMismatchError
 
 GROSS = 100.0
 """A constraint is missed grossly when no row is feasible and the median row is this many tolerances off."""
@@ -39,16 +39,7 @@ def _diagnose(constraint: Constraint, data: pd.DataFrame) -> dict[str, object]:
     for name in constraint.columns:
         finite_numbers(data[name], constraint.name)
     system = ConstraintSystem([constraint], data)
-    values = system.values(data)
-    residual = system.residual(values)
-    if not residual.isfinite().all():
-        row, number = (~residual.isfinite()).nonzero()[0].tolist()
-        raise ConstraintError(
-            f'{constraint.name} must be finite on every training row; its equation {system.equations[number].name!r} '
-            f'gives {residual[row, number].item()} in row {data.index[row]}. '
-            'Guard divisions, logarithms and roots in the residual, or drop the row.'
-        )
-    violation = system.violation(residual)
+    violation = system.violation(system.finite_residual(data))
     in_tolerances = violation / system.tolerance
     excess, worst = in_tolerances.max(dim=1)
     # The equation in which most rows are worst speaks for the constraint: its unit is the one reported.

@@ -96,6 +96,23 @@ class ConstraintSystem:
         """
         return torch.cat([evaluate(each, self._view(each, values)) for each in self.constraints], dim=1)
 
+    def finite_residual(self, data: pd.DataFrame) -> Residuals:
+        """The residuals of a table's rows, shape (row, equation), which all must be finite.
+
+        Raises:
+            ConstraintError: one is NaN or infinite; the message names its equation and row.
+        """
+        residual = self.residual(self.values(data))
+        if not residual.isfinite().all():
+            row, number = (~residual.isfinite()).nonzero()[0].tolist()
+            equation = self.equations[number]
+            raise ConstraintError(
+                f'{equation.constraint} must be finite on every row; its equation {equation.name!r} gives '
+                f'{residual[row, number].item()} in row {data.index[row]}. '
+                'Guard divisions, logarithms and roots in the residual, or drop the row.'
+            )
+        return residual
+
     def jacobian(self, values: Table) -> Jacobians:
         """Derivative of every residual by every constrained column, shape (row, equation, column)."""
         blocks = []

@@ -60,6 +60,14 @@ def test_round_trip(scaling, draw):
             assert torch.equal(back[masses, place], VALUES[masses, place])
 
 
+def test_places_inside_a_mass_are_drawn():
+    """The feature of the binary column is one of two numbers without a generator, and all different with one."""
+    encoder = ENCODERS['quantile']
+    assert len(encoder.encode(VALUES)[:, 2].unique()) == 2
+    assert len(encoder.encode(VALUES, generator())[:, 2].unique()) == 400
+    assert torch.equal(encoder.encode(VALUES, generator()), encoder.encode(VALUES, generator()))
+
+
 @pytest.mark.parametrize('scaling', SCALINGS)
 def test_constant_columns_take_no_feature(scaling):
     encoder = ENCODERS[scaling]

@@ -154,6 +154,26 @@ def test_medians_without_a_generator():
     np.testing.assert_allclose(stats.norm.cdf(features), [1 / 6, 1 / 2, 5 / 6], atol=1e-4)
 
 
+def test_a_mass_at_an_end_reaches_to_the_end_of_the_normal():
+    """Two of four rows at each value; a border is a quarter of a row inside the step: medians at 7/32 and 25/32."""
+    features = QuantileCodec.fit(column(0, 0, 1, 1)).encode(column_tensor(0, 1))[:, 0].numpy()
+    np.testing.assert_allclose(stats.norm.cdf(features), [7 / 32, 25 / 32], atol=1e-14)  # a few roundings
+
+
+def test_the_map_continues_its_outermost_slopes():
+    """The knots of seven rows by hand, and lines beyond; the same beside a column of more knots."""
+    values = np.array([[0.0, 1, 2, 2, 2, 2, 5], [0, 1, 2, 3, 4, 5, 6]]).T
+    ranks = stats.norm.ppf(np.array([0.5, 1.5, 2.25, 5.75, 6.5]) / 7)
+    heights = np.array([0.0, 1, 2, 2, 5])
+    x = np.array([ranks[0] - 30, ranks[0] - 0.5, *ranks, 0, ranks[-1] + 0.5, ranks[-1] + 30])
+    slopes = np.diff(heights) / np.diff(ranks)
+    expected = np.interp(x, ranks, heights)
+    expected += np.minimum(x - ranks[0], 0) * slopes[0] + np.maximum(x - ranks[-1], 0) * slopes[-1]
+    for codec in (QuantileCodec.fit(values[:, :1]), QuantileCodec.fit(values)):
+        decoded = codec.decode(table(x)[:, None].expand(-1, len(codec.features)))[:, 0].numpy()
+        np.testing.assert_allclose(decoded, expected, atol=1e-12)  # numbers up to 300, a few roundings
+
+
 def column_tensor(*values):
     return table(column(*values))
 
@@ -211,6 +231,17 @@ def test_a_crowd_of_close_values_is_no_point_mass():
     assert stats.kstest(features, 'norm').pvalue > 0.01
     decoded = codec.decode(table(stats.norm.ppf((np.arange(1000) + 0.5) / 1000))[:, None])
     assert len(decoded.unique()) > 900
+
+
+@pytest.mark.parametrize('power', [0.5, 1.0, 2.0], ids=['densest above', 'even', 'densest below'])
+def test_no_value_belongs_to_two_masses(power):
+    """A crowd a few resolutions wide breaks into masses that are farther apart than the resolution, and are kept."""
+    values = np.concatenate([2e-4 * np.linspace(0, 1, 5000) ** power, normal(5000, 1)[:, 0]])[:, None]
+    codec = QuantileCodec.fit(values, resolution=1e-4)
+    masses = codec.values[0, :-1][codec.values[0].diff() == 0]
+    assert len(masses) >= 2
+    assert (masses.diff() >= codec.resolution).all()
+    assert torch.equal(codec.decode(codec.encode(masses[:, None])), masses[:, None])
 
 
 def test_a_mass_inside_a_crowd_is_found():
