@@ -34,16 +34,18 @@ def ddim_step(x_t: Rows, x0_hat: Rows, at: Noise, to: Noise, eta: float, z: Rows
 
 
 def heun_step(denoiser: Denoiser, x_t: Rows, at: Noise, to: Noise, t: torch.Tensor, s: torch.Tensor) -> Rows:
-    r"""Second-order step of `dx/d\sigma = (x - \hat x_0) / \sigma` (Karras et al. 2022, Algorithm 1, lines 4-8).
+    r"""Second-order step of the probability flow (Karras et al. 2022, Algorithm 1, lines 4-8).
 
-    The last step, to `\sigma_s = 0`, is Euler's and lands on `x0_hat`.
+    With `y = x / \alpha` and `\nu = \sigma / \alpha`, the signal unscaled, it is `dy/d\nu = (y - \hat x_0) / \nu`. The
+    last step, to `\sigma_s = 0`, is Euler's and lands on `x0_hat`.
     """
-    slope = (x_t - denoiser(x_t, t)) / at.sigma
-    x_s = x_t + (to.sigma - at.sigma) * slope
+    y_t, nu_t, nu_s = x_t / at.alpha, at.sigma / at.alpha, to.sigma / to.alpha
+    slope_t = (y_t - denoiser(x_t, t)) / nu_t
+    y_s = y_t + (nu_s - nu_t) * slope_t
     if to.sigma == 0:
-        return x_s
-    slope_s = (x_s - denoiser(x_s, s)) / to.sigma
-    return x_t + (to.sigma - at.sigma) * (slope + slope_s) / 2
+        return to.alpha * y_s
+    slope_s = (y_s - denoiser(to.alpha * y_s, s)) / nu_s
+    return to.alpha * (y_t + (nu_s - nu_t) * (slope_t + slope_s) / 2)
 
 
 class Sampler(abc.ABC):
@@ -80,7 +82,7 @@ class AncestralSampler(Sampler):
 
 
 class HeunSampler(Sampler):
-    """Second-order deterministic sampling for schedules that leave the signal unscaled (Karras et al. 2022)."""
+    """Second-order deterministic sampling (Karras et al. 2022)."""
 
     def __init__(self, num_steps: int = 18) -> None:
         """Keeps the number of steps; each but the last asks the denoiser twice."""

@@ -9,6 +9,9 @@ from torch import Tensor
 from sdv_constrained_diffusion._types import ColumnMask, PerColumn, Rows, Table
 from sdv_constrained_diffusion.tabular.columns import ColumnCodec
 
+NORMAL_WIDTH = 4.652695748081682
+"""Width of a standard normal's central 98 %."""
+
 FARTHEST = 8.0
 """Where the interval of a point mass at an end of its column stops: the normal leaves 1e-15 beyond."""
 
@@ -45,10 +48,12 @@ class QuantileCodec(ColumnCodec):
             values: finite, at least two of a column distinct, shape (row, column).
             num_knots: number of quantiles between which the map is linear.
             smallest_mass: share of the rows above which a value counts as a point mass.
-            resolution: values closer than this count as one, in standard deviations of the column.
+            resolution: values closer than this count as one, in standard deviations of a normal as wide as the
+                column's central 98 %.
         """
-        largest = abs(values).max(0)
-        gaps = resolution * (values / largest).std(0) * largest
+        # Not the standard deviation: one far outlier would make it so large that the rest becomes one point mass.
+        low, high = np.quantile(values, [0.01, 0.99], axis=0)
+        gaps = resolution * (high - low) / NORMAL_WIDTH
         knots = [_knots(column, gap, num_knots, smallest_mass) for column, gap in zip(values.T, gaps, strict=True)]
         longest = max(map(len, knots)) + 1
         features, knot_values = torch.from_numpy(np.stack([_extend(each, longest) for each in knots])).unbind(2)

@@ -236,6 +236,23 @@ def test_step_keeps_the_marginal(eta, seed):
     assert (on_z > 0) == (eta > 0)
 
 
+def test_heun_step_does_not_depend_on_how_the_signal_is_scaled():
+    """At the same ratios of noise to signal, a schedule that scales the signal takes the same step of x / alpha."""
+    t, s = 700.0, 500.0
+    at, to = DDPM.noise(numbers(t)), DDPM.noise(numbers(s))
+    unscaled_t, unscaled_s = at.sigma / at.alpha, to.sigma / to.alpha
+    x_t = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def step(schedule, x, before, after):
+        denoiser, t, s = MixtureDenoiser(schedule, *MIXTURE), before.expand(5), after.expand(5)
+        return heun_step(denoiser, x, *(Noise(*schedule.noise(each[0])) for each in (t[:1], s[:1])), t, s)
+
+    scaled = step(DDPM, x_t, numbers(t), numbers(s)) / to.alpha
+    plain = step(EDM, x_t / at.alpha, unscaled_t, unscaled_s)
+    # Rounding: both sides are the same sums of numbers of order 1 to 10.
+    torch.testing.assert_close(scaled, plain, rtol=0, atol=1e-12)
+
+
 def test_heun_step_is_the_mean_of_both_slopes():
     """The step by hand for a standard normal row, whose slope is `x sigma / (1 + sigma^2)`."""
     denoiser = MixtureDenoiser(EDM, numbers(1.0), numbers([0.0, 0.0]), torch.eye(2, dtype=torch.float64)[None])

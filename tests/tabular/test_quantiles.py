@@ -200,7 +200,7 @@ def test_values_within_the_resolution_snap():
     values = with_masses()
     codec = QuantileCodec.fit(values)
     gap = codec.resolution.item()
-    assert gap == pytest.approx(1e-6 * values.std(), rel=ROUNDING)
+    assert gap == pytest.approx(1e-6 * np.ptp(np.quantile(values, [0.01, 0.99])) / (2 * stats.norm.ppf(0.99)), rel=1e-9)
     for mass in (-1.0, 0.25, 1.0):
         near = mass + gap * np.array([-0.9, -0.5, 0.5, 0.9])
         assert torch.equal(codec.decode(codec.encode(column_tensor(*near))), torch.full((4, 1), mass).double())
@@ -223,7 +223,7 @@ def test_solver_noise_around_a_limit_is_one_mass():
 def test_a_crowd_of_close_values_is_no_point_mass():
     """Each row is closer to the next than the resolution, but the crowd is over a thousand times wider than that."""
     values = np.concatenate([np.linspace(0, 1e-3, 5000), [-1.0, 1.0]])[:, None]
-    codec = QuantileCodec.fit(values, resolution=2e-5)
+    codec = QuantileCodec.fit(values, resolution=2e-3)
     assert np.diff(values[:5000, 0]).max() < codec.resolution.item() < 1e-3 / 1000
     back = codec.decode(codec.encode(table(values)))
     torch.testing.assert_close(back, table(values), rtol=0, atol=codec.resolution.item())
@@ -237,7 +237,7 @@ def test_a_crowd_of_close_values_is_no_point_mass():
 def test_no_value_belongs_to_two_masses(power):
     """A crowd a few resolutions wide breaks into masses that are farther apart than the resolution, and are kept."""
     values = np.concatenate([2e-4 * np.linspace(0, 1, 5000) ** power, normal(5000, 1)[:, 0]])[:, None]
-    codec = QuantileCodec.fit(values, resolution=1e-4)
+    codec = QuantileCodec.fit(values, resolution=7e-5)
     masses = codec.values[0, :-1][codec.values[0].diff() == 0]
     assert len(masses) >= 2
     assert (masses.diff() >= codec.resolution).all()
@@ -396,3 +396,12 @@ def test_the_generator_is_the_only_randomness():
     torch.manual_seed(2)
     assert torch.equal(codec.encode(v, generator(3)), first)
     assert not torch.equal(codec.encode(v, generator(4)), first)
+
+
+def test_a_far_outlier_does_not_swallow_the_column():
+    """With the standard deviation for a scale, 1e9 among 1,000 normal values made one point mass of all the others."""
+    values = np.append(np.random.default_rng(0).normal(size=1000), 1e9)[:, None]
+    codec = QuantileCodec.fit(values)
+    assert not codec.point_masses(table(values)).any()
+    # Rounding of the linear map between knots, relative to the segment's ends: those of the bulk are below 4.
+    torch.testing.assert_close(codec.decode(codec.encode(table(values)))[:-1], table(values)[:-1], rtol=0, atol=1e-6)
