@@ -1,34 +1,15 @@
-import copy
-import functools
 import math
 
 import numpy as np
-import pandapower.networks as networks
 import pandas as pd
 import pytest
 import torch
 
+from cases import case, operating_points
 from sdv_constrained_diffusion.constraints.base import Constraint, constraint
 from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError
 from sdv_constrained_diffusion.power.constraints import PowerFlow
-from sdv_constrained_diffusion.power.grid import solved_row
 from sdv_constrained_diffusion.testing import GRADIENT_TOLERANCE, check_constraint
-
-
-@functools.cache
-def network():
-    return networks.case5()
-
-
-@functools.cache
-def operating_points():
-    random = np.random.default_rng(0)
-    rows = []
-    for _ in range(6):
-        net = copy.deepcopy(network())
-        net.load['p_mw'] *= random.uniform(0.8, 1.2, len(net.load))
-        rows.append(solved_row(net))
-    return pd.concat(rows, ignore_index=True)
 
 
 def circle_rows(number=8):
@@ -57,7 +38,7 @@ class Doubled(Constraint):
 
 
 def test_power_flow_passes_on_solved_operating_points():
-    check = check_constraint(PowerFlow.from_pandapower(network()), operating_points())
+    check = check_constraint(PowerFlow.from_pandapower(case('case5')), operating_points())
     assert check.passed, str(check)
     assert (check.constraint, check.num_rows, check.num_equations) == ('PowerFlow', 6, 10)
     assert (check.rank, check.share_feasible) == (10, 1.0)

@@ -1,46 +1,25 @@
-import copy
-import functools
 import itertools
 import math
 import re
 
 import numpy as np
-import pandapower.networks as networks
 import pandas as pd
 import pytest
 import torch
 
+from cases import case, operating_points
 from sdv_constrained_diffusion.constraints.base import FunctionConstraint, Misreading, TableView, constraint
 from sdv_constrained_diffusion.constraints.diagnosis import diagnose
 from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError, ConstraintMismatchError, DataError
 from sdv_constrained_diffusion.power.constraints import PowerFlow
-from sdv_constrained_diffusion.power.grid import solved_row
 
 TOLERANCE_MW = 1e-6
 SN_MVA = 100.0
 
 
-@functools.cache
-def network():
-    return networks.case5()
-
-
-@functools.cache
-def operating_points():
-    """An odd number of rows, so that the median is one of them."""
-    random = np.random.default_rng(0)
-    rows = []
-    for _ in range(7):
-        net = copy.deepcopy(network())
-        net.load['p_mw'] *= random.uniform(0.8, 1.2, len(net.load))
-        net.load['q_mvar'] *= random.uniform(0.8, 1.2, len(net.load))
-        rows.append(solved_row(net))
-    return pd.concat(rows, ignore_index=True)
-
-
 def power_flow():
-    assert network().sn_mva == SN_MVA
-    return PowerFlow.from_pandapower(network(), tolerance_mw=TOLERANCE_MW)
+    assert case('case5').sn_mva == SN_MVA
+    return PowerFlow.from_pandapower(case('case5'), tolerance_mw=TOLERANCE_MW)
 
 
 def scaled(data, quantities, factor):

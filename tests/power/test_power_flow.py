@@ -1,4 +1,3 @@
-import copy
 import functools
 import json
 import pickle
@@ -7,10 +6,10 @@ import sys
 
 import numpy as np
 import pandapower as pp
-import pandapower.networks as networks
 import pytest
 import torch
 
+from cases import LINE, case
 from sdv_constrained_diffusion.constraints.base import Constraint, TableView
 from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError
 from sdv_constrained_diffusion.power.constraints import PowerFlow
@@ -18,17 +17,6 @@ from sdv_constrained_diffusion.power.grid import solve, solved_row
 from sdv_constrained_diffusion.power.tables import columns
 
 CASES = ('case5', 'case9', 'case14', 'case24_ieee_rts', 'case30', 'case39', 'case57', 'case118')
-LINE = {'length_km': 20.0, 'r_ohm_per_km': 0.1, 'x_ohm_per_km': 0.4, 'c_nf_per_km': 9.0, 'max_i_ka': 1.0}
-
-
-@functools.cache
-def loaded(name):
-    return getattr(networks, name)()
-
-
-def case(name):
-    """A fresh copy: reading a case from its file takes fifty times as long."""
-    return copy.deepcopy(loaded(name))
 
 
 def ring():

@@ -1,12 +1,11 @@
 import copy
-import functools
 
 import numpy as np
 import pandapower as pp
-import pandapower.networks as networks
 import pandas as pd
 import pytest
 
+from cases import LINE, case
 from sdv_constrained_diffusion.errors import ColumnMissingError, GridError
 from sdv_constrained_diffusion.power.grid import solved_row
 from sdv_constrained_diffusion.power.validation import verify_with_runpp
@@ -14,17 +13,6 @@ from sdv_constrained_diffusion.power.validation import verify_with_runpp
 ERRORS = ['error_p_mw', 'error_q_mvar', 'error_vm_pu', 'error_va_degree']
 # Both power flows stop at 1e-9 MVA; what is left is Newton's last step and pandapower's steps of 1e-7 Mvar.
 SOLVER = pd.Series([1e-6, 1e-6, 1e-8, 1e-6], index=ERRORS)
-LINE = {'length_km': 20.0, 'r_ohm_per_km': 0.1, 'x_ohm_per_km': 0.4, 'c_nf_per_km': 9.0, 'max_i_ka': 1.0}
-
-
-@functools.cache
-def loaded(name):
-    return getattr(networks, name)()
-
-
-def case(name):
-    """A fresh copy: reading a case from its file takes fifty times as long."""
-    return copy.deepcopy(loaded(name))
 
 
 def substation():
