@@ -15,8 +15,8 @@ import numpy as np
 import pandapower
 import pandapower.networks
 from pandapower.optimal_powerflow import OPFNotConverged
-from record import record
 
+from record import record
 from sdv_constrained_diffusion.power.opf import OptimalPowerFlow
 
 SEED = 0

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from record import record
 
+from record import record
 from sdv_constrained_diffusion.demo import run_pjm5
 from sdv_constrained_diffusion.diffusion.presets import paper_preset
 from sdv_constrained_diffusion.diffusion.training import train

@@ -40,7 +40,7 @@ class Doubled(Constraint):
 def test_power_flow_passes_on_solved_operating_points():
     check = check_constraint(PowerFlow.from_pandapower(case('case5')), operating_points())
     assert check.passed, str(check)
-    assert (check.constraint, check.num_rows, check.num_equations) == ('PowerFlow', 6, 10)
+    assert (check.constraint, check.num_rows, check.num_equations) == ('PowerFlow', 7, 10)
     assert (check.rank, check.share_feasible) == (10, 1.0)
     # The solver stops below 1e-8 MVA, which is a hundredth of the tolerance of 1e-6 MW.
     assert check.median_violation <= 0.01
