@@ -27,11 +27,12 @@ def with_cigre_costs():
     return net
 
 
-@pytest.mark.parametrize('case', ['case9', 'case14', 'case24_ieee_rts', 'case30', 'case39', 'cigre'])
+@pytest.mark.parametrize('case', ['case5', 'case9', 'case14', 'case24_ieee_rts', 'case30', 'case39', 'cigre'])
 def test_agrees_with_runopp(case):
     net = with_cigre_costs() if case == 'cigre' else getattr(networks, case)()
     opf = OptimalPowerFlow(net, flow_limit='current')
-    pp.runopp(net, numba=False)
+    # From a flat start runopp does not converge on case5, from the power flow's solution not on others.
+    pp.runopp(net, numba=False, init='pf' if case == 'case5' else 'flat')
     assert opf.nominal.solved
     assert opf.nominal.cost == pytest.approx(net.res_cost, rel=1e-4)
     # runopp stops at a gradient of 1e-6 where the cost is flat in the voltages: it is the coarser of the two.
