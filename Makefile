@@ -3,16 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-export OMP_NUM_THREADS ?= 2
+# One maths thread a process: two spin at their barriers, and beside other work that costs twenty times the time
+# (docs/decisions/0008-threads.md). On an idle machine OMP_NUM_THREADS=2 trains a third faster.
+export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test lint docs bench
 
 demo: $(READY)
 	$(BIN)/constrained-diffusion demo pjm5 --rows 5000 --out runs/pjm5
 
-# Two processes of one thread each: two busy maths libraries on the same cores slow each other down.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	$(BIN)/python -m pytest
 
 lint: $(READY)
 	$(BIN)/ruff check .
