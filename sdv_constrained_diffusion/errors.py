@@ -15,7 +15,8 @@ class ConstraintError(ConstrainedDiffusionError, ValueError):
 class ColumnMissingError(ConstraintError):
     """A constraint names a column that the table lacks."""
 
-    def __init__(self, who: str, missing: str, available: Iterable[str], hint: str = '') -> None:
+    @classmethod
+    def of(cls, who: str, missing: str, available: Iterable[str], hint: str = '') -> 'ColumnMissingError':
         """Words the error.
 
         Args:
@@ -27,7 +28,7 @@ class ColumnMissingError(ConstraintError):
         close = difflib.get_close_matches(str(missing), [str(name) for name in available], n=3)
         looks = f' Columns that look close: {", ".join(map(repr, close))}.' if close else ''
         hint = hint or 'Rename the column, or name an existing one in the constraint.'
-        super().__init__(f'{who} needs column {missing!r}, which the table lacks.{looks} {hint}')
+        return cls(f'{who} needs column {missing!r}, which the table lacks.{looks} {hint}')
 
 
 class ConstraintMismatchError(ConstrainedDiffusionError, ValueError):
@@ -49,7 +50,8 @@ class PluginError(ConstrainedDiffusionError, ImportError):
 class MissingExtraError(ConstrainedDiffusionError, ImportError):
     """An optional library is needed that is not installed."""
 
-    def __init__(self, who: str, library: str, extra: str) -> None:
+    @classmethod
+    def of(cls, who: str, library: str, extra: str) -> 'MissingExtraError':
         """Words the error.
 
         Args:
@@ -57,7 +59,7 @@ class MissingExtraError(ConstrainedDiffusionError, ImportError):
             library: the library's import name.
             extra: the extra of this distribution that installs it.
         """
-        super().__init__(
+        return cls(
             f'{who} needs the library {library!r}, which is not installed. '
             f"Install it with: pip install 'sdv-constrained-diffusion[{extra}]'"
         )

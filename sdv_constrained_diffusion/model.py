@@ -32,10 +32,13 @@ class DiffusionModel:
         record: losses and cost of the training run.
     """
 
-    def __init__(self, encoder: TableEncoder, denoiser: Denoiser, preset: Preset, record: TrainingRecord) -> None:
-        """Keeps the parts."""
+    def __init__(
+        self, encoder: TableEncoder, denoiser: Denoiser, preset: Preset, record: TrainingRecord, device: str = 'cpu'
+    ) -> None:
+        """Keeps the parts; `device` is where the denoiser's weights are."""
         self.encoder, self.denoiser, self.record = encoder, denoiser, record
         self._sampler = preset.sampler
+        self._device = device
         self.set_random_state(0)
 
     @classmethod
@@ -61,14 +64,14 @@ class DiffusionModel:
         seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         encoder = TableEncoder.fit(data, preset.scaling)
         values = torch.as_tensor(data.to_numpy(dtype='float64', copy=True))
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)
             denoiser = preset.denoiser(encoder.num_features).to(device)
         record = TrainingRecord()
         if encoder.num_features:
             generator = torch.Generator().manual_seed(seed)
             record = train(denoiser, lambda draw: encoder.encode(values, draw), plan, generator, verbose)
-        return cls(encoder, denoiser.requires_grad_(False), preset, record)
+        return cls(encoder, denoiser.requires_grad_(False), preset, record, device)
 
     @property
     def loss_values(self) -> pd.DataFrame:
@@ -115,7 +118,7 @@ class DiffusionModel:
         while sum(map(len, blocks)) < num_rows:
             blocks.append(self._draw_block(denoiser))
         values = torch.cat(blocks)
-        self._waiting = values[num_rows:]
+        self._waiting = values[num_rows:].clone()
         return pd.DataFrame(values[:num_rows].numpy(), columns=list(self.encoder.columns))
 
     def _draw_block(self, denoiser: Denoiser) -> Table:
@@ -129,3 +132,9 @@ class DiffusionModel:
     def __getstate__(self) -> dict[str, Any]:
         """Weights travel on the CPU, so that a model trained on a GPU loads anywhere."""
         return self.__dict__ | {'denoiser': copy.deepcopy(self.denoiser).cpu()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Weights go back to the device they were trained on, if there is one."""
+        self.__dict__ = state
+        if self._device == 'cuda' and torch.cuda.is_available():
+            self.denoiser.to(self._device)

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import sys
+import warnings
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,20 @@ from sdv.single_table.base import BaseSingleTableSynthesizer
 from tqdm import tqdm
 
 from sdv_constrained_diffusion._numbers import finite_numbers
+from sdv_constrained_diffusion._types import PerRow, RowCodes
 from sdv_constrained_diffusion.constraints.base import Constraint
 from sdv_constrained_diffusion.constraints.diagnosis import diagnose
-from sdv_constrained_diffusion.constraints.system import ConstraintSystem
+from sdv_constrained_diffusion.constraints.system import ConstraintSystem, check_form
 from sdv_constrained_diffusion.diffusion.presets import PRESETS, Preset
 from sdv_constrained_diffusion.errors import ConstraintError, DataError
 from sdv_constrained_diffusion.guidance.chord import Chord
-from sdv_constrained_diffusion.guidance.projection import Projected, ResultCode, project
+from sdv_constrained_diffusion.guidance.projection import ResultCode, project
 from sdv_constrained_diffusion.model import GUIDANCE, DiffusionModel
 
 LOGGER = logging.getLogger(__name__)
+
+NUMBERS = ('numerical', 'ordinal', 'categorical')
+"""Sdtypes under which SDV's detection files columns of numbers that can be learned as such."""
 
 
 class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
@@ -72,11 +77,13 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         super().__init__(metadata, enforce_min_max_values, enforce_rounding, locales)
         if not isinstance(preset, Preset):
             _check_choice('preset', preset, PRESETS)
-        _check_choice('guidance', guidance, GUIDANCE)
         _check_positive('epochs', epochs)
         _check_positive('batch_size', batch_size)
-        if not guidance_scale >= 0:
-            raise SynthesizerInputError(f"'guidance_scale' must be a number of at least 0; got {guidance_scale!r}.")
+        _check_guidance(guidance, guidance_scale)
+        _check_seed(seed)
+        for switch, value in {'projection': projection, 'verbose': verbose, 'enable_gpu': enable_gpu}.items():
+            if not isinstance(value, bool | np.bool_):
+                raise SynthesizerInputError(f'{switch!r} must be True or False; got {value!r}.')
         self.preset = preset
         self.epochs = epochs
         self.batch_size = batch_size
@@ -89,7 +96,8 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         self._model: DiffusionModel | None = None
         self._guided: list[Constraint] = []
         self._chord: Chord | None = None
-        self._projections: list[Projected] = []
+        self._constraint_diagnosis = pd.DataFrame()
+        self._projections: list[tuple[RowCodes, PerRow]] = []
 
     def add_constraints(self, constraints: list[Any]) -> None:
         """Adds constraints, before `fit`.
@@ -98,10 +106,18 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             constraints: constraints of this package, which guide and project, and constraints of SDV, in any mix.
 
         Raises:
-            SynthesizerInputError: the synthesizer is fitted already.
+            SynthesizerInputError: the synthesizer is fitted already, or `constraints` is no list.
+            ConstraintError: a constraint of this package is ill formed, such as a class instead of an instance.
         """
-        guided = [constraint for constraint in constraints if isinstance(constraint, Constraint)]
-        others = [constraint for constraint in constraints if not isinstance(constraint, Constraint)]
+        if not isinstance(constraints, list | tuple):
+            raise SynthesizerInputError(f'add_constraints needs a list of constraints; got {constraints!r}.')
+        guided: list[Constraint] = []
+        others: list[Any] = []
+        for each in constraints:
+            ours = isinstance(each, Constraint) or (isinstance(each, type) and issubclass(each, Constraint))
+            (guided if ours else others).append(each)
+        for each in guided:
+            check_form(each)
         if guided and self._fitted:
             raise SynthesizerInputError(
                 'add_constraints needs to be called before fit: this synthesizer has been fitted. '
@@ -110,7 +126,6 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         if others:
             super().add_constraints(others)
         self._guided += guided
-        self._chord = None
 
     def get_constraints(self, filepath: str | None = None) -> list[Any] | None:
         """All constraints, SDV's first; with a `filepath`, writes SDV's own constraints there as JSON.
@@ -148,16 +163,25 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
 
         return px.line(self.get_loss_values(), x='Epoch', y='Loss', title=title)
 
+    def get_constraint_diagnosis(self) -> pd.DataFrame:
+        """What the training rows do with each guided constraint, as of the last `fit` or `validate`.
+
+        Returns:
+            one row per constraint: `constraint`, `unit`, `tolerance`, `share_feasible`, `violation_median`,
+            `violation_max`, in that unit.
+        """
+        return self._constraint_diagnosis.copy()
+
     def get_projection_summary(self) -> pd.DataFrame:
-        """What the projection did to the rows of the last `sample`.
+        """What the projection did to the rows drawn since the last `sample`, `fit`, or call with fixed values began.
 
         Returns:
             one row, with the number of rows drawn (`num_rows`), of rows that were replaced since they could not be made
             feasible (`num_replaced`), and the median, 99 % quantile and maximum of the `displacement`: how far rows
             were moved, root mean square over columns, in column standard deviations.
         """
-        codes = torch.cat([torch.zeros(0, dtype=torch.int64), *(each.codes for each in self._projections)])
-        moves = torch.cat([torch.zeros(0, dtype=torch.float64), *(each.displacement for each in self._projections)])
+        codes = torch.cat([torch.zeros(0, dtype=torch.int64), *(codes for codes, _ in self._projections)])
+        moves = torch.cat([torch.zeros(0, dtype=torch.float64), *(moves for _, moves in self._projections)])
         kept = moves[codes == ResultCode.CONVERGED].numpy()
         quantiles = np.quantile(kept, [0.5, 0.99, 1.0]) if len(kept) else [np.nan] * 3
         return pd.DataFrame(
@@ -178,13 +202,14 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             raise DataError(f'fit needs at least 2 rows to learn from; it got {len(table_data)}. Pass more rows.')
         for name in table_data.select_dtypes('number').columns:
             finite_numbers(table_data[name], 'fit', allow_missing=True)
+        self._check_sdtypes()
         self._constraint_diagnosis = diagnose(self._guided, table_data)
-        for found in self._constraint_diagnosis.itertuples():
-            self._tell(
-                f'{found.constraint}: {found.share_feasible:.1%} of {len(table_data)} training rows within '
-                f'{found.tolerance:.3g} {found.unit}; violation median {found.violation_median:.3g}, largest '
-                f'{found.violation_max:.3g} {found.unit}.'
-            )
+        lines: Any = self._constraint_diagnosis.itertuples()
+        for found in lines:
+            said = _say(found)
+            self._tell(said)
+            if found.share_feasible < 1:
+                warnings.warn(f'{said} Synthetic rows will obey it all the same.', stacklevel=2)
         return []
 
     def _preprocess(self, table_data: pd.DataFrame) -> pd.DataFrame:
@@ -192,6 +217,11 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         constrained = {name for constraint in self._guided for name in constraint.columns}
         if not constrained:
             return super()._preprocess(table_data)
+        if rewritten := sorted(constrained - set(table_data.columns)):
+            raise ConstraintError(
+                f'The columns {rewritten} are guided by a constraint, but a constraint of SDV rewrites them. '
+                'Leave them to one of the two.'
+            )
         self._data_processor.prepare_for_fitting(table_data)
         self._data_processor.update_transformers(dict.fromkeys(sorted(constrained)))
         processed = super()._preprocess(table_data)
@@ -209,6 +239,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             batch_size=self.batch_size or preset.plan.batch_size,
         )
         processed_data = processed_data.reset_index(drop=True)
+        self._projections = []
         self._chord = self._linearise(processed_data)
         device = 'cuda' if self.enable_gpu and torch.cuda.is_available() else 'cpu'
         self._model = DiffusionModel.fit(processed_data, preset, plan, self.seed, device, self.verbose)
@@ -217,12 +248,6 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         """Binds the constraints to the training rows."""
         if not self._guided:
             return None
-        rewritten = {name for each in self._guided for name in each.columns} - set(processed_data.columns)
-        if rewritten:
-            raise ConstraintError(
-                f'The columns {sorted(rewritten)} are guided by a constraint, but a constraint of SDV rewrites them. '
-                'Leave them to one of the two.'
-            )
         system = ConstraintSystem(self._guided, processed_data)
         chord = Chord(system, system.values(processed_data))
         if redundant := chord.redundant():
@@ -232,11 +257,12 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
     def _sample(self, num_rows: int, conditions: dict[str, Any] | None = None) -> pd.DataFrame:
         if conditions is not None:
             raise NotImplementedError  # SDV's word for: reject rows that do not match
-        _check_choice('guidance', self.guidance, GUIDANCE)
         return self._fitted_model('Sampling').sample(num_rows, self._chord, self.guidance, self.guidance_scale)
 
     def _validate_conditions_unseen_columns(self, conditions: pd.DataFrame) -> None:
         super()._validate_conditions_unseen_columns(conditions)
+        self._projections = []
+        _check_guidance(self.guidance, self.guidance_scale)
         clash = sorted(set(conditions.columns) & set(self._chord.system.columns if self._chord else ()))
         if clash:
             raise SynthesizerInputError(
@@ -246,11 +272,12 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
 
     def _sample_with_progress_bar(self, num_rows: int, *args: Any, **kwargs: Any) -> pd.DataFrame:
         self._projections = []
+        _check_guidance(self.guidance, self.guidance_scale)
         if self._guided and not (self.verbose and sys.stderr.isatty()):
             kwargs['show_progress_bar'] = False
         sampled = super()._sample_with_progress_bar(num_rows, *args, **kwargs)
         if self._projections and len(sampled) < num_rows:
-            codes = torch.cat([each.codes for each in self._projections])
+            codes = torch.cat([codes for codes, _ in self._projections])
             failed = {ResultCode(code).name: int((codes == code).sum()) for code in codes.unique().tolist() if code}
             raise SamplingError(
                 f'sample was asked for {num_rows} rows and found {len(sampled)} feasible ones; of {len(codes)} rows '
@@ -271,10 +298,23 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         values = self._chord.system.values(sampled)
         fixed = self._fitted_model('Sampling').encoder.select(columns).point_masses(values)
         projected = project(self._chord, values, fixed)
-        self._projections.append(projected)
+        self._projections.append((projected.codes, projected.displacement))
         finished = sampled.astype(dict.fromkeys(columns, 'float64'))
         finished[columns] = projected.values.numpy()
         return finished[(projected.codes == ResultCode.CONVERGED).numpy()]
+
+    def _check_sdtypes(self) -> None:
+        """Refuses constrained columns that SDV would invent rather than learn."""
+        described = self._get_table_metadata().columns
+        for constraint in self._guided:
+            for name in constraint.columns:
+                sdtype = described.get(name, {}).get('sdtype', 'numerical')
+                if sdtype not in NUMBERS:
+                    raise DataError(
+                        f'{constraint.name} needs column {name!r} as numbers, but the metadata call it {sdtype!r}. '
+                        f"Call metadata.update_column(column_name={name!r}, sdtype='numerical') before making the "
+                        'synthesizer, or leave the column out of the constraint.'
+                    )
 
     def _fitted_model(self, what: str) -> DiffusionModel:
         if self._model is None:
@@ -287,8 +327,28 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             tqdm.write(sentence)
 
 
+def _say(found: Any) -> str:
+    """A line of the diagnosis as a sentence."""
+    return (
+        f'{found.constraint}: {found.share_feasible:.1%} of the training rows within {found.tolerance:.3g} {found.unit}'
+        f'; violation median {found.violation_median:.3g}, largest {found.violation_max:.3g} {found.unit}.'
+    )
+
+
+def _check_guidance(guidance: Any, guidance_scale: Any) -> None:
+    _check_choice('guidance', guidance, GUIDANCE)
+    number = isinstance(guidance_scale, int | float | np.number)
+    if not (number and 0 <= guidance_scale < float('inf')):
+        raise SynthesizerInputError(f"'guidance_scale' must be a finite number of at least 0; got {guidance_scale!r}.")
+
+
+def _check_seed(seed: Any) -> None:
+    if seed is not None and not (isinstance(seed, int | np.integer) and seed >= 0):
+        raise SynthesizerInputError(f"'seed' must be a whole number of at least 0, or None; got {seed!r}.")
+
+
 def _check_choice(argument: str, value: Any, choices: Any) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise SynthesizerInputError(f'{argument!r} must be one of {sorted(choices)}; got {value!r}.')
 
 

@@ -61,7 +61,7 @@ class TableView:
 
     def _find(self, name: str) -> int:
         if name not in self._position:
-            raise ColumnMissingError(self._who, name, self._position)
+            raise ColumnMissingError.of(self._who, name, self._position)
         return self._position[name]
 
 
@@ -161,7 +161,7 @@ class Constraint(abc.ABC):
         available = list(available)
         for name in self.columns:
             if name not in available:
-                raise ColumnMissingError(self.name, name, available)
+                raise ColumnMissingError.of(self.name, name, available)
 
     def misreadings(self) -> Iterable[Misreading]:
         """Mistakes in units or signs that users make with this constraint's columns; none by default."""

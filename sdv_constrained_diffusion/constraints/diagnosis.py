@@ -2,16 +2,19 @@
 
 import itertools
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pandas as pd
 
 from sdv_constrained_diffusion._numbers import finite_numbers
 from sdv_constrained_diffusion.constraints.base import Constraint, Misreading, TableView, evaluate
-from sdv_constrained_diffusion.constraints.system import ConstraintSystem
+from sdv_constrained_diffusion.constraints.system import ConstraintSystem, check_form
 from sdv_constrained_diffusion.errors import ConstraintMismatchError
 
 GROSS = 100.0
-"""A constraint is missed grossly when no row is feasible and the median row is this many tolerances off."""
+FEW = 0.01
+"""A constraint is missed grossly when fewer than this share of the rows are feasible, and the median row is off by more
+tolerances than `GROSS`. A row of zeros obeys many laws in any unit, so a few feasible rows prove nothing."""
 
 
 def diagnose(constraints: Iterable[Constraint], data: pd.DataFrame) -> pd.DataFrame:
@@ -34,7 +37,8 @@ def diagnose(constraints: Iterable[Constraint], data: pd.DataFrame) -> pd.DataFr
     return pd.DataFrame([_diagnose(constraint, data) for constraint in constraints])
 
 
-def _diagnose(constraint: Constraint, data: pd.DataFrame) -> dict[str, object]:
+def _diagnose(constraint: Constraint, data: pd.DataFrame) -> dict[str, Any]:
+    check_form(constraint)
     constraint.require(data.columns)
     for name in constraint.columns:
         finite_numbers(data[name], constraint.name)
@@ -46,7 +50,7 @@ def _diagnose(constraint: Constraint, data: pd.DataFrame) -> dict[str, object]:
     equation = system.equations[int(worst.mode().values)]
     own = violation[:, int(worst.mode().values)]
     same_unit = [each.unit == equation.unit for each in system.equations]
-    found = {
+    found: dict[str, Any] = {
         'constraint': constraint.name,
         'unit': equation.unit,
         'tolerance': equation.tolerance,
@@ -54,10 +58,10 @@ def _diagnose(constraint: Constraint, data: pd.DataFrame) -> dict[str, object]:
         'violation_median': float(own.median()),
         'violation_max': float(violation[:, same_unit].max()),
     }
-    if found['share_feasible'] == 0 and float(excess.median()) > GROSS:
+    if found['share_feasible'] < FEW and float(excess.median()) > GROSS:
         raise ConstraintMismatchError(
-            f'{constraint.name} holds in none of the {len(data)} training rows: the median violation of '
-            f'{equation.name!r} is {found["violation_median"]:.4g} {equation.unit}, its tolerance '
+            f'{constraint.name} holds in {int((excess <= 1).sum()) or "none"} of the {len(data)} training rows: the '
+            f'median violation of {equation.name!r} is {found["violation_median"]:.4g} {equation.unit}, its tolerance '
             f'{equation.tolerance:.4g} {equation.unit}. {_likely_cause(constraint, system, data)}'
         )
     return found

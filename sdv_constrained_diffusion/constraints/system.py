@@ -56,6 +56,7 @@ class ConstraintSystem:
         """
         self.constraints = tuple(constraints)
         for constraint in self.constraints:
+            check_form(constraint)
             constraint.require(example.columns)
         wanted = {name for constraint in self.constraints for name in constraint.columns}
         self.columns = tuple(name for name in example.columns if name in wanted)
@@ -144,10 +145,29 @@ class ConstraintSystem:
         return TableView(constraint.columns, values[:, positions], constraint.name)
 
 
+def check_form(constraint: object) -> None:
+    """Refuses what is no constraint, or names no columns.
+
+    Raises:
+        ConstraintError: it is a class or something else, or its `columns` are not a sequence of names.
+    """
+    if not isinstance(constraint, Constraint):
+        what = f'the class {constraint.__name__}' if isinstance(constraint, type) else repr(constraint)
+        raise ConstraintError(f'A constraint must be an instance of Constraint; it is {what}. Make an instance first.')
+    columns = getattr(constraint, 'columns', ())
+    if isinstance(columns, str) or not columns or not all(isinstance(name, str) for name in columns):
+        raise ConstraintError(
+            f'{constraint.name} needs columns as a sequence of names (SDV turns integer column names into strings); '
+            f'it has {columns!r}. Set its `columns`.'
+        )
+
+
 def _equations(constraint: Constraint, example: pd.DataFrame) -> list[Equation]:
     """The scalar equations of one constraint, counted on an example row."""
     residual = evaluate(constraint, TableView.from_dataframe(example, constraint.columns, constraint.name))
     number = residual.shape[1]
+    if not number:
+        raise ConstraintError(f'{constraint.name}.residual must return at least one equation; it returned none.')
     lower, upper = _per_equation(constraint, 'lower', number), _per_equation(constraint, 'upper', number)
     tolerance, unit = _per_equation(constraint, 'tolerance', number), _per_equation(constraint, 'unit', number)
     for low, high, largest in zip(lower, upper, tolerance, strict=True):

@@ -53,7 +53,7 @@ class NoisePredictor(Denoiser):
         return (eps - self._eps_hat(x_t, t)).square().mean(1)
 
     def _eps_hat(self, x_t: Rows, t: Times) -> Rows:
-        return _apply(self.backbone, x_t, self.schedule.condition(t))
+        return _apply(self.backbone, x_t, self.schedule.time_feature(t))
 
 
 class PreconditionedDenoiser(Denoiser):
@@ -72,7 +72,7 @@ class PreconditionedDenoiser(Denoiser):
         sigma = self.schedule.noise(t[:, None]).sigma
         c_skip, c_in = 1 / (1 + sigma**2), 1 / (1 + sigma**2).sqrt()
         c_out = sigma * c_in
-        return c_skip * x_t + c_out * _apply(self.backbone, c_in * x_t, self.schedule.condition(t))
+        return c_skip * x_t + c_out * _apply(self.backbone, c_in * x_t, self.schedule.time_feature(t))
 
     def loss(self, x_0: Rows, generator: torch.Generator) -> PerRow:
         r"""`\|D(x_0 + \sigma \epsilon; \sigma) - x_0\|^2 / c_{out}^2` (eq. 8 there), mean over features."""
@@ -83,7 +83,7 @@ class PreconditionedDenoiser(Denoiser):
         return ((x0_hat - x_0).square() * (1 + sigma**2) / sigma**2).mean(1)
 
 
-def _apply(backbone: nn.Module, rows: Rows, condition: Times) -> Rows:
+def _apply(backbone: nn.Module, rows: Rows, time_feature: Times) -> Rows:
     """Calls the backbone in its own precision, on its own device."""
     parameter = next(backbone.parameters())
-    return backbone(rows.to(parameter), condition.to(parameter)).to(rows)
+    return backbone(rows.to(parameter), time_feature.to(parameter)).to(rows)

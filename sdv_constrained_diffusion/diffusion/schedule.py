@@ -35,7 +35,7 @@ class Schedule(abc.ABC):
     def grid(self, num_steps: int) -> TimeGrid:
         """The `num_steps + 1` times a sampler visits, from pure noise to the noise-free time."""
 
-    def condition(self, t: Tensor) -> Tensor:
+    def time_feature(self, t: Tensor) -> Tensor:
         """What the backbone is told about the time, of order 1 to 1000."""
         return t
 
@@ -139,6 +139,6 @@ class EDMSchedule(Schedule):
         )
         return torch.cat([root**self.rho, root.new_zeros(1)])
 
-    def condition(self, t: Tensor) -> Tensor:
+    def time_feature(self, t: Tensor) -> Tensor:
         r"""`c_{noise} = \frac14 \ln\sigma` (table 1), times 1000 to span the embedding's frequencies."""
         return 250 * t.log()

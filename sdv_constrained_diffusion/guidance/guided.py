@@ -41,10 +41,10 @@ class GuidedDenoiser(Denoiser):
         """
 
     def forward(self, x_t: Rows, t: Times) -> Rows:
-        """Noisy rows and times -> `x0_hat`, corrected in rows with more signal than noise.
+        """Noisy rows and times -> `x0_hat`, corrected in rows with more signal than noise that the correction helps.
 
         Earlier estimates are blurred means that no row of the table looks like; correcting them costs time and gains
-        nothing. Values in a point mass stay exactly there.
+        nothing. Values in a point mass stay exactly there. A row whose residual would not shrink stays as it is.
         """
         x0_hat = self._denoiser(x_t, t)
         alpha, sigma = self.schedule.noise(t)
@@ -53,10 +53,17 @@ class GuidedDenoiser(Denoiser):
             values = self._encoder.decode(x0_hat[clear])
             fixed = self._encoder.point_masses(values)
             corrected = self.correct(values, fixed, t[clear])
-            replaced = self._encoder.replace(x0_hat[clear], corrected, ~fixed)
+            # The one Jacobian does not serve every row of a curved law. NaN counts as no help.
+            helps = self._size(corrected) < self._size(values)
+            replaced = self._encoder.replace(x0_hat[clear], corrected, ~fixed & helps[:, None])
             # Not in place: the estimate belongs to the denoiser, which may hand out its input or a constant.
             x0_hat = x0_hat.index_put((clear,), replaced)
         return x0_hat
+
+    def _size(self, values: Table) -> PerRow:
+        """Norm of each row's residual outside its limits, in the chord's equation scale."""
+        system = self.chord.system
+        return (system.deviation(system.residual(values)) / self.chord.equation_scale).norm(dim=1)
 
     def loss(self, x_0: Rows, generator: torch.Generator) -> PerRow:
         """Guidance has nothing to train; the wrapped denoiser's loss."""

@@ -192,7 +192,7 @@ class PowerFlow(Constraint):
             if own not in present:
                 close = difflib.get_close_matches(own, [name for name in available if name not in self.columns], n=1)
                 hint = f'Pass columns={{{standard!r}: {(close or ["..."])[0]!r}}} or rename the column.'
-                raise ColumnMissingError(self.name, own, available, hint)
+                raise ColumnMissingError.of(self.name, own, available, hint)
 
     def to_dict(self) -> dict[str, Any]:
         """The constraint as plain lists and numbers, ready for JSON; `from_dict` reads it back."""

@@ -244,7 +244,7 @@ def import_pandapower(who: str) -> ModuleType:
         # A library that pandapower itself misses is another matter, and its own message says which.
         if error.name != 'pandapower':
             raise
-        raise MissingExtraError(who, 'pandapower', 'power') from error
+        raise MissingExtraError.of(who, 'pandapower', 'power') from error
 
 
 def _injection(net: Any, power: str) -> pd.Series:

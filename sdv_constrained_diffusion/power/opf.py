@@ -28,7 +28,7 @@ try:
     import casadi
     import scipy.sparse as sp
 except ImportError as error:
-    raise MissingExtraError('AC optimal power flow', error.name or 'pandapower', 'power') from error
+    raise MissingExtraError.of('AC optimal power flow', error.name or 'pandapower', 'power') from error
 
 FlowLimit = Literal['apparent', 'current']
 """What a branch's rating limits at both of its ends: apparent power (MATPOWER) or current (`pandapower.runopp`)."""

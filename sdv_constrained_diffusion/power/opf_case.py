@@ -22,7 +22,7 @@ try:
     from pandapower.pypower import idx_brch, idx_bus, idx_cost, idx_gen
     from pandapower.pypower.makeYbus import makeYbus
 except ImportError as error:
-    raise MissingExtraError('AC optimal power flow', error.name or 'pandapower', 'power') from error
+    raise MissingExtraError.of('AC optimal power flow', error.name or 'pandapower', 'power') from error
 
 _NOT_CARRIED = (
     *('dcline', 'xward', 'svc', 'tcsc', 'ssc', 'vsc', 'vsc_stacked', 'b2b_vsc', 'asymmetric_load', 'asymmetric_sgen'),
@@ -101,6 +101,12 @@ def read_case(net: Any) -> OpfCase:
     y_bus, y_from, y_to = makeYbus(sn_mva, node, branch)
     node_of_bus = net._pd2ppc_lookups['bus'][net.bus.index]
     supplied = node_of_bus < len(node)
+    if dark := net.bus.index[~supplied & net.bus.in_service.to_numpy(dtype=bool)].tolist():
+        raise GridError(
+            f'OptimalPowerFlow needs every bus in service to be supplied by an external grid, but in {net.name!r} the '
+            f'buses {dark} are isolated. Connect them, or set them out of service with '
+            'pandapower.toolbox.set_isolated_areas_out_of_service(net).'
+        )
     buses, node_of_bus = net.bus.index[supplied], node_of_bus[supplied].astype(int)
     load = _nominal_load(net)
     load = load.loc[buses.intersection(load.index, sort=False)]

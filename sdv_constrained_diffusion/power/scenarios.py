@@ -27,7 +27,7 @@ try:
     import pyarrow as pa
     import pyarrow.parquet as pq
 except ImportError as error:
-    raise MissingExtraError('Scenario generation', error.name or 'pyarrow', 'power') from error
+    raise MissingExtraError.of('Scenario generation', error.name or 'pyarrow', 'power') from error
 
 PowerFactor = Literal['independent', 'constant']
 """Whether a bus's active and reactive demand are drawn apart, or scaled by one factor."""
@@ -237,9 +237,9 @@ def _unsolved_path(path: Path) -> Path:
 
 
 def _check(num_rows: int, seed: int, low: float, high: float, power_factor: PowerFactor, workers: int) -> None:
-    if num_rows < 1:
+    if not isinstance(num_rows, int | np.integer) or num_rows < 1:
         raise GridError(
-            f'Scenario generation needs num_rows of at least 1, but got {num_rows}. Pass a positive number.'
+            f'Scenario generation needs num_rows of at least 1, but got {num_rows}. Pass a positive whole number.'
         )
     if seed < 0:
         raise GridError(f'Scenario generation needs a seed of at least 0, but got {seed}. Pass another seed.')

@@ -14,13 +14,7 @@ from sdv_constrained_diffusion._types import ColumnMask, PerColumn, Rows, Table
 
 
 class ColumnCodec(abc.ABC):
-    """Maps some numeric columns to model features and back.
-
-    Attributes:
-        width: features per column.
-    """
-
-    width: int = 1
+    """Maps some numeric columns to model features and back: one feature per column, none for constants."""
 
     @abc.abstractmethod
     def encode(self, values: Table, generator: torch.Generator | None = None) -> Rows:
@@ -33,7 +27,7 @@ class ColumnCodec(abc.ABC):
 
     @abc.abstractmethod
     def decode(self, features: Rows) -> Table:
-        """Features, shape (row, column * width) -> values in the columns' units, shape (row, column)."""
+        """Features, shape (row, feature) -> values in the columns' units, shape (row, column)."""
 
     @abc.abstractmethod
     def point_masses(self, values: Table) -> ColumnMask:
@@ -46,8 +40,6 @@ class ColumnCodec(abc.ABC):
 
 class ConstantCodec(ColumnCodec):
     """Columns of one value each: no feature at all."""
-
-    width = 0
 
     def __init__(self, values: PerColumn) -> None:
         """Keeps the values."""

@@ -144,7 +144,9 @@ def _masses(ordered: np.ndarray, resolution: float, fewest: float) -> list[tuple
         start = int((ends - starts).argmax())
         end = int(ends[start])
         masses.append((start, end))
-        before, after = np.searchsorted(ordered, [ordered[start] - resolution, ordered[end - 1] + resolution])
+        before = np.searchsorted(ordered, ordered[start] - resolution)
+        # Past equal values too: with a resolution of 0 the mass itself would otherwise be found again for ever.
+        after = np.searchsorted(ordered, ordered[end - 1] + resolution, side='right')
         ends[:start] = np.minimum(ends[:start], before)
         ends[start:after] = starts[start:after]
     return sorted(masses)

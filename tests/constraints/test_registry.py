@@ -118,7 +118,7 @@ def test_a_plugin_that_names_no_constraint_class_is_refused(install, module, thi
 def test_a_missing_extra_keeps_its_own_advice(install):
     source = (
         'from sdv_constrained_diffusion.errors import MissingExtraError\n'
-        "raise MissingExtraError('Heat', 'heatlib', 'heat')\n"
+        "raise MissingExtraError.of('Heat', 'heatlib', 'heat')\n"
     )
     install('extra_heat', source, 'heat', 'extra_heat:Heat')
     with pytest.raises(MissingExtraError, match=r"pip install 'sdv-constrained-diffusion\[heat\]'"):

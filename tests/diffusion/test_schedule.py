@@ -154,7 +154,7 @@ def test_edm_times_are_log_normal_and_cut_to_the_range():
 @settings(deadline=None)
 @given(sigma=st.floats(1e-3, 100))
 def test_edm_condition_is_a_quarter_of_the_logarithm_in_thousandths(sigma):
-    assert EDMSchedule().condition(times(sigma)).item() == pytest.approx(1000 * math.log(sigma) / 4, abs=1e-10)
+    assert EDMSchedule().time_feature(times(sigma)).item() == pytest.approx(1000 * math.log(sigma) / 4, abs=1e-10)
 
 
 @pytest.mark.parametrize('schedule', [linear_schedule(), EDMSchedule()])

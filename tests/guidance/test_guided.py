@@ -127,7 +127,8 @@ def test_gradient_guidance_is_the_documented_step(schedule):
     columns = table[['z', 'x', 'y']].to_numpy()
     rows, t = some_rows(encoder), clear_times(schedule, 6)
     before = values(encoder, chord, rows)
-    guided = GradientGuidance(Echo(schedule), encoder, chord)(rows, t)
+    fixed = torch.zeros_like(before, dtype=torch.bool)
+    stepped = GradientGuidance(Echo(schedule), encoder, chord).correct(before, fixed, t)
     expected = torch.stack(
         [
             expected_gradient_step(row, time, schedule, chord, columns.mean(0), columns.std(0, ddof=1))
@@ -138,10 +139,32 @@ def test_gradient_guidance_is_the_documented_step(schedule):
     limited = chord.system.residual(before)[:, 1]
     assert (limited > 0.5).any()
     assert (limited < -0.5).any()
-    # Numbers up to about 10; encoding and decoding add a rounding each.
-    assert_close(values(encoder, chord, guided), expected, rtol=1e-11, atol=1e-11)
+    # Numbers up to about 10.
+    assert_close(stepped, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize('guidance', [GradientGuidance, GaussNewtonGuidance])
+def test_rows_whose_residual_would_not_shrink_stay_and_the_others_take_the_step(guidance):
+    encoder, chord = parts(curved)
+    rows = 2 * some_rows(encoder, 40)
+    t = clear_times(SCHEDULES[0], 40)
+    guided = guidance(Echo(SCHEDULES[0]), encoder, chord)
+    before = values(encoder, chord, rows)
+    stepped = guided.correct(before, torch.zeros_like(before, dtype=torch.bool), t)
+
+    def size(v):
+        system = chord.system
+        return (system.deviation(system.residual(v)) / chord.equation_scale).norm(dim=1)
+
+    helps = size(stepped) < size(before)
+    assert helps.any()
+    assert not helps.all()
+    after = guided(rows, t)
+    assert torch.equal(after[~helps], rows[~helps])
+    # Numbers up to about 20; encoding and decoding add a rounding each.
+    assert_close(values(encoder, chord, after)[helps], stepped[helps], rtol=1e-11, atol=1e-11)
     # The column in no law keeps its feature to the bit.
-    assert torch.equal(guided[:, 2], rows[:, 2])
+    assert torch.equal(after[:, 2], rows[:, 2])
 
 
 @pytest.mark.parametrize('schedule', SCHEDULES)
@@ -158,7 +181,10 @@ def test_gradient_guidance_shrinks_one_affine_law_by_the_schedules_factor(schedu
 def test_gradient_guidance_is_proportional_to_its_scale():
     encoder, chord = parts(curved)
     rows, t = some_rows(encoder), clear_times(SCHEDULES[0], 6)
-    moves = [GradientGuidance(Echo(SCHEDULES[0]), encoder, chord, scale)(rows, t) - rows for scale in (1.0, 0.25)]
+    before = values(encoder, chord, rows)
+    fixed = torch.zeros_like(before, dtype=torch.bool)
+    guides = [GradientGuidance(Echo(SCHEDULES[0]), encoder, chord, scale) for scale in (1.0, 0.25)]
+    moves = [guide.correct(before, fixed, t) - before for guide in guides]
     # Numbers of order ten.
     assert_close(moves[1], 0.25 * moves[0], rtol=0, atol=1e-12)
 

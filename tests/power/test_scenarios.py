@@ -1,6 +1,7 @@
 """Scenario tables: reproducible, complete, honest about draws without a solution."""
 
 import numpy as np
+import pandapower as pp
 import pandapower.networks as networks
 import pandas as pd
 import pyarrow.parquet as pq
@@ -110,6 +111,7 @@ def test_loading_an_alien_or_half_file_says_so(tight, tmp_path):
     ('arguments', 'fact'),
     [
         ({'num_rows': 0}, 'num_rows of at least 1, but got 0'),
+        ({'num_rows': 10.5}, 'whole number'),
         ({'seed': -1}, 'seed of at least 0, but got -1'),
         ({'low': 1.2, 'high': 0.8}, 'low=1.2, high=0.8'),
         ({'high': float('nan')}, 'high=nan'),
@@ -121,6 +123,13 @@ def test_loading_an_alien_or_half_file_says_so(tight, tmp_path):
 def test_arguments_out_of_range_are_named(arguments, fact):
     with pytest.raises(GridError, match=fact):
         generate(networks.case5(), **{'num_rows': 3, **arguments})
+
+
+def test_an_isolated_bus_is_refused_by_name():
+    net = networks.case5()
+    pp.create_bus(net, 230.0, index=77)
+    with pytest.raises(GridError, match=r'buses \[77\] are isolated'):
+        generate(net, 3)
 
 
 def test_a_nominal_case_without_solution_is_refused():

@@ -405,3 +405,13 @@ def test_a_far_outlier_does_not_swallow_the_column():
     assert not codec.point_masses(table(values)).any()
     # Rounding of the linear map between knots, relative to the segment's ends: those of the bulk are below 4.
     torch.testing.assert_close(codec.decode(codec.encode(table(values)))[:-1], table(values)[:-1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize('num_others', [5, 1])
+def test_a_value_that_nearly_all_rows_share_is_a_mass(num_others):
+    """Its central 98 % are one value, so the resolution is 0: the search for masses must end all the same."""
+    values = np.zeros((1000, 1))
+    values[:num_others, 0] = normal(num_others, 1)[:, 0]
+    codec = QuantileCodec.fit(values)
+    assert codec.point_masses(column_tensor(0.0)).item()
+    assert torch.equal(codec.decode(codec.encode(table(values), generator()))[num_others:], table(values)[num_others:])
