@@ -28,7 +28,6 @@ def test_the_table_has_every_row_and_column():
     assert scenarios.metadata['draws'] == 40 + len(scenarios.unsolved)
 
 
-@pytest.mark.slow
 def test_the_number_of_workers_does_not_change_the_rows(tight):
     two = generate(networks.case5(), 60, seed=4, low=0.9, high=1.6, workers=2)
     pd.testing.assert_frame_equal(two.table, tight.table, check_exact=True)
