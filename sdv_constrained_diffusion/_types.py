@@ -23,6 +23,9 @@ Jacobians = Float[Tensor, 'row equation column']
 ColumnMask = Bool[Tensor, 'row column']
 """True where something holds of a column in a row, e.g. that it may not move."""
 
+EquationMask = Bool[Tensor, 'row equation']
+"""True where something holds of an equation in a row."""
+
 PerRow = Float[Tensor, ' row']
 RowMask = Bool[Tensor, ' row']
 RowCodes = Int[Tensor, ' row']

@@ -104,7 +104,7 @@ def run_pjm5(
     from sdv_constrained_diffusion.power.grid import import_pandapower
     from sdv_constrained_diffusion.power.validation import verify_with_runpp
 
-    clock, out = Clock(), Path(out)
+    started, clock, out = time.perf_counter(), Clock(), Path(out)
     out.mkdir(parents=True, exist_ok=True)
     import_pandapower('The demo')
     from pandapower.networks import case5
@@ -162,7 +162,7 @@ def run_pjm5(
             cpu_seconds[UNGUIDED] / cpu_seconds[DELIVERED],
             ('>=', 0.8),
         ),
-        Result('seconds in all', sum(clock.seconds.values()), ('<=', 240)),
+        Result('seconds in all', time.perf_counter() - started, ('<=', 240)),
     ]
     page = _page(results, clock, [figures, *report.sections()], num_rows)
     page.to_html(out / 'report.html')

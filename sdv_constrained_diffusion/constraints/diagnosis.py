@@ -11,10 +11,12 @@ from sdv_constrained_diffusion.constraints.base import Constraint, Misreading, T
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem, check_form
 from sdv_constrained_diffusion.errors import ConstraintMismatchError
 
-GROSS = 100.0
 FEW = 0.01
-"""A constraint is missed grossly when fewer than this share of the rows are feasible, and the median row is off by more
-tolerances than `GROSS`. A row of zeros obeys many laws in any unit, so a few feasible rows prove nothing."""
+"""A constraint is missed grossly when fewer than this share of the rows are feasible and the median row is `GROSS` off.
+A row of zeros obeys many laws in any unit, so a few feasible rows prove nothing."""
+
+GROSS = 100.0
+"""How many tolerances the median row is off when a constraint is missed grossly."""
 
 
 def diagnose(constraints: Iterable[Constraint], data: pd.DataFrame) -> pd.DataFrame:
@@ -32,7 +34,7 @@ def diagnose(constraints: Iterable[Constraint], data: pd.DataFrame) -> pd.DataFr
         ColumnMissingError: a constrained column is not in the table.
         DataError: a constrained column is not numeric, or holds NaN or inf.
         ConstraintError: a residual is not finite on a training row.
-        ConstraintMismatchError: no row is feasible and the median row is far off.
+        ConstraintMismatchError: hardly any row is feasible and the median row is far off (`FEW`, `GROSS`).
     """
     return pd.DataFrame([_diagnose(constraint, data) for constraint in constraints])
 

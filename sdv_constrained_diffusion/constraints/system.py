@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sdv_constrained_diffusion._types import Jacobians, PerEquation, PerRow, Residuals, RowMask, Table
+from sdv_constrained_diffusion._types import EquationMask, Jacobians, PerEquation, PerRow, Residuals, RowMask, Table
 from sdv_constrained_diffusion.constraints.base import Constraint, TableView, evaluate
 from sdv_constrained_diffusion.errors import ConstraintError
 
@@ -128,6 +128,10 @@ class ConstraintSystem:
         """Signed distance of residuals from their feasible interval, zero inside it."""
         return residual - residual.clamp(self._lower, self._upper)
 
+    def idle(self, deviation: Residuals) -> EquationMask:
+        """True for inequalities that a row obeys: they ask nothing of it."""
+        return (self._lower < self._upper) & (deviation == 0)
+
     def violation(self, residual: Residuals) -> Residuals:
         """How far each residual lies outside [lower, upper], at least 0, in its own unit."""
         return self.deviation(residual).abs()
@@ -172,7 +176,7 @@ def _equations(constraint: Constraint, example: pd.DataFrame) -> list[Equation]:
     tolerance, unit = _per_equation(constraint, 'tolerance', number), _per_equation(constraint, 'unit', number)
     for low, high, largest in zip(lower, upper, tolerance, strict=True):
         if not low <= high:
-            raise ConstraintError(f'{constraint.name} needs lower <= upper; it got {low} and {high}. Swap the limits.')
+            raise ConstraintError(f'{constraint.name} needs lower <= upper; it got {low} and {high}. Mend the limits.')
         if not largest > 0:
             raise ConstraintError(f'{constraint.name} needs a tolerance above 0 {unit[0]}; it got {largest}.')
     names = constraint.equation_names(number)

@@ -73,7 +73,7 @@ class AncestralSampler(Sampler):
     def sample(self, denoiser: Denoiser, num_rows: int, num_features: int, generator: torch.Generator) -> Rows:
         """Draws rows of model space; arguments as in `Sampler.sample`."""
         grid = denoiser.schedule.grid(self.num_steps)
-        x_t = _standard_normal(num_rows, num_features, generator) * _prior_scale(denoiser.schedule.noise(grid[0]))
+        x_t = _pure_noise(denoiser.schedule.noise(grid[0]), num_rows, num_features, generator)
         for t, s in itertools.pairwise(grid):
             x0_hat = denoiser(x_t, t.expand(num_rows))
             z = _standard_normal(num_rows, num_features, generator) if self.eta else torch.zeros_like(x_t)
@@ -91,7 +91,7 @@ class HeunSampler(Sampler):
     def sample(self, denoiser: Denoiser, num_rows: int, num_features: int, generator: torch.Generator) -> Rows:
         """Draws rows of model space; arguments as in `Sampler.sample`."""
         grid = denoiser.schedule.grid(self.num_steps)
-        x_t = _standard_normal(num_rows, num_features, generator) * _prior_scale(denoiser.schedule.noise(grid[0]))
+        x_t = _pure_noise(denoiser.schedule.noise(grid[0]), num_rows, num_features, generator)
         for t, s in itertools.pairwise(grid):
             at, to = denoiser.schedule.noise(t), denoiser.schedule.noise(s)
             x_t = heun_step(denoiser, x_t, at, to, t.expand(num_rows), s.expand(num_rows))
@@ -102,6 +102,6 @@ def _standard_normal(num_rows: int, num_features: int, generator: torch.Generato
     return torch.randn(num_rows, num_features, generator=generator, dtype=torch.float64)
 
 
-def _prior_scale(noise: Noise) -> torch.Tensor:
-    r"""Standard deviation of `x_T` for rows of unit variance: `\sqrt{\alpha_T^2 + \sigma_T^2}`, 1 for DDPM."""
-    return (noise.alpha**2 + noise.sigma**2).sqrt()
+def _pure_noise(first: Noise, num_rows: int, num_features: int, generator: torch.Generator) -> Rows:
+    r"""`x_T` for rows of unit variance: standard deviation `\sqrt{\alpha_T^2 + \sigma_T^2}`, 1 for DDPM."""
+    return _standard_normal(num_rows, num_features, generator) * (first.alpha**2 + first.sigma**2).sqrt()

@@ -53,6 +53,10 @@ class Chord:
         rank = int((diagonal > RANK_TOLERANCE * diagonal.max(initial=0.0)).sum())
         return [self.system.equations[index].name for index in sorted(pivots[rank:])]
 
+    def deviation(self, values: Table) -> Residuals:
+        """Signed residuals outside their limits in units of `equation_scale`, so that equations weigh the same."""
+        return self.system.deviation(self.system.residual(values)) / self.equation_scale
+
     def step(self, values: Table, deviation: Residuals, fixed: ColumnMask) -> Table:
         """One chord step `v <- v - K h`.
 
@@ -62,8 +66,7 @@ class Chord:
                 left out of the step.
             fixed: columns that may not move, shape (row, column).
         """
-        inequality = self.system.lower < self.system.upper
-        idle = inequality & (deviation == 0)
+        idle = self.system.idle(deviation)
         moved = values.clone()
         for rows, pattern in _patterns(torch.cat([fixed, idle], dim=1)):
             gain = self._gain(pattern, values.shape[1])

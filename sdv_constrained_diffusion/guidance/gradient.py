@@ -3,10 +3,7 @@ r"""The paper's guidance: a gradient step on the squared residual of `x0_hat` (H
 import torch
 
 from sdv_constrained_diffusion._types import Times
-from sdv_constrained_diffusion.diffusion.denoiser import Denoiser
-from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.guidance.guided import GuidedDenoiser
-from sdv_constrained_diffusion.tabular.encoder import TableEncoder
 
 
 class GradientGuidance(GuidedDenoiser):
@@ -14,24 +11,19 @@ class GradientGuidance(GuidedDenoiser):
 
     No gradient runs through the network (Chung et al. 2023). The residual is divided by its gradient's norm at the
     mean row, and `\lambda_t = \frac{\lambda}{2 \|J_0\|^2} \frac{\alpha_t^2}{\alpha_t^2 + \sigma_t^2}`: the largest step
-    that does not overshoot the stiffest direction, growing as t -> 0. Rows never meet.
+    that does not overshoot the stiffest direction at the mean row, growing as t -> 0; lambda is `guidance_scale`. Rows
+    never meet.
     """
-
-    def __init__(self, denoiser: Denoiser, encoder: TableEncoder, chord: Chord, guidance_scale: float = 1.0) -> None:
-        """Keeps denoiser, encoder and linearisation; `guidance_scale` is lambda."""
-        super().__init__(denoiser, encoder, chord)
-        self.guidance_scale = guidance_scale
 
     def correct(self, values: torch.Tensor, fixed: torch.Tensor, t: Times) -> torch.Tensor:
         """The step on the constrained columns; see `GuidedDenoiser.correct`."""
-        system, chord = self.chord.system, self.chord
+        chord = self.chord
         if chord.norm == 0:
             # Every law is flat at the mean row, which tells no length for the step.
             return values
         with torch.enable_grad():
             v = values.detach().requires_grad_(True)
-            h = system.deviation(system.residual(v)) / chord.equation_scale
-            (gradient,) = torch.autograd.grad(h.square().sum(), v)
+            (gradient,) = torch.autograd.grad(chord.deviation(v).square().sum(), v)
         alpha, sigma = self.schedule.noise(t[:, None])
         lambda_t = self.guidance_scale * alpha**2 / (alpha**2 + sigma**2) / (2 * chord.norm**2)
         return values - (lambda_t * chord.scale**2 * gradient).masked_fill(fixed, 0)

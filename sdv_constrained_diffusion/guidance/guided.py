@@ -15,20 +15,22 @@ class GuidedDenoiser(Denoiser):
 
     Attributes:
         chord: the constraints and their linearisation.
+        guidance_scale: strength of the correction.
     """
 
-    def __init__(self, denoiser: Denoiser, encoder: TableEncoder, chord: Chord) -> None:
+    def __init__(self, denoiser: Denoiser, encoder: TableEncoder, chord: Chord, guidance_scale: float = 1.0) -> None:
         """Keeps the parts.
 
         Args:
             denoiser: the trained denoiser.
             encoder: the whole table's encoder; its constrained columns are selected here.
             chord: the constraints and their linearisation at the mean row.
+            guidance_scale: strength of the correction; 1 is the method's natural step.
         """
         super().__init__()
         self._denoiser, self.schedule = denoiser, denoiser.schedule
         self._encoder = encoder.select(chord.system.columns)
-        self.chord = chord
+        self.chord, self.guidance_scale = chord, guidance_scale
 
     @abc.abstractmethod
     def correct(self, values: Table, fixed: ColumnMask, t: Times) -> Table:
@@ -54,16 +56,11 @@ class GuidedDenoiser(Denoiser):
             fixed = self._encoder.point_masses(values)
             corrected = self.correct(values, fixed, t[clear])
             # The one Jacobian does not serve every row of a curved law. NaN counts as no help.
-            helps = self._size(corrected) < self._size(values)
+            helps = self.chord.deviation(corrected).norm(dim=1) < self.chord.deviation(values).norm(dim=1)
             replaced = self._encoder.replace(x0_hat[clear], corrected, ~fixed & helps[:, None])
             # Not in place: the estimate belongs to the denoiser, which may hand out its input or a constant.
             x0_hat = x0_hat.index_put((clear,), replaced)
         return x0_hat
-
-    def _size(self, values: Table) -> PerRow:
-        """Norm of each row's residual outside its limits, in the chord's equation scale."""
-        system = self.chord.system
-        return (system.deviation(system.residual(values)) / self.chord.equation_scale).norm(dim=1)
 
     def loss(self, x_0: Rows, generator: torch.Generator) -> PerRow:
         """Guidance has nothing to train; the wrapped denoiser's loss."""

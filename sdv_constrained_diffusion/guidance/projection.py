@@ -82,7 +82,7 @@ def _newton_steps(chord: Chord, values: Table, fixed: ColumnMask, num_steps: int
     r"""Levenberg-Marquardt per row: `u <- u - J^T (J J^T + \mu I)^{-1} h`, mu tenfold up or down (Marquardt 1963)."""
     system, current = chord.system, values.clone()
     damping = values.new_full((len(values), 1, 1), 1e-6)
-    deviation = system.deviation(system.residual(current)) / chord.equation_scale
+    deviation = chord.deviation(current)
     identity = torch.eye(len(system.equations), dtype=values.dtype)
     for _ in range(num_steps):
         # A finished row rests, whatever the others need: rows never meet.
@@ -93,7 +93,7 @@ def _newton_steps(chord: Chord, values: Table, fixed: ColumnMask, num_steps: int
         normal = jacobian @ jacobian.mT + damping * identity
         multiplier, _ = torch.linalg.solve_ex(normal, deviation[:, :, None])
         trial = current - (jacobian.mT @ multiplier)[:, :, 0] * chord.scale
-        trial_deviation = system.deviation(system.residual(trial)) / chord.equation_scale
+        trial_deviation = chord.deviation(trial)
         better = pending & (trial_deviation.norm(dim=1) < deviation.norm(dim=1))
         current = torch.where(better[:, None], trial, current)
         deviation = torch.where(better[:, None], trial_deviation, deviation)
@@ -103,20 +103,18 @@ def _newton_steps(chord: Chord, values: Table, fixed: ColumnMask, num_steps: int
 
 def _standardised_jacobian(chord: Chord, values: Table, fixed: ColumnMask, deviation: Residuals) -> Jacobians:
     """Each row's own Jacobian by standardised columns, without fixed columns and idle inequalities."""
-    system = chord.system
-    jacobian = system.jacobian(values) * chord.scale / chord.equation_scale[:, None]
-    idle = (system.lower < system.upper) & (deviation == 0)
+    jacobian = chord.system.jacobian(values) * chord.scale / chord.equation_scale[:, None]
+    idle = chord.system.idle(deviation)
     return jacobian.masked_fill(fixed[:, None, :] | idle[:, :, None], 0)
 
 
 def _verdict(chord: Chord, values: Table, fixed: ColumnMask) -> RowCodes:
     """Why rows did not converge, for those that did not."""
-    system = chord.system
-    deviation = system.deviation(system.residual(values)) / chord.equation_scale
+    deviation = chord.deviation(values)
     jacobian = _standardised_jacobian(chord, values, fixed, deviation)
     # No way down: the residual is orthogonal to everything that the free columns can change.
     downhill = (jacobian.mT @ deviation[:, :, None])[:, :, 0].norm(dim=1)
     stuck = downhill <= 1e-6 * deviation.norm(dim=1)
     codes = torch.where(stuck, int(ResultCode.SINGULAR), int(ResultCode.MAX_STEPS))
     codes = codes.masked_fill(~deviation.isfinite().all(1), int(ResultCode.NOT_FINITE))
-    return codes.masked_fill(system.feasible(values), int(ResultCode.CONVERGED))
+    return codes.masked_fill(chord.system.feasible(values), int(ResultCode.CONVERGED))
