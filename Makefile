@@ -1,8 +1,14 @@
 # The five verbs. Each sets up .venv by itself when it is missing or older than what it is made from.
+# `make test SDV=1.38` runs the tests of the synthesizer against that SDV, in an environment of its own.
 PYTHON ?= python3
-VENV := .venv
+SDV ?=
+VENV := .venv$(SDV:%=-sdv%)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+EXTRA := $(if $(SDV),face,dev)
+TESTS := $(if $(SDV),tests/test_synthesizer.py tests/test_imports.py tests/test_sdv_*.py)
+# Of two pins of one package the first counts.
+PINS := $(SDV:%=constraints-sdv%.txt) constraints.txt
 # One maths thread a process: two spin at their barriers, and beside other work that costs twenty times the time
 # (docs/decisions/0008-threads.md). On an idle machine OMP_NUM_THREADS=2 trains a third faster.
 export OMP_NUM_THREADS ?= 1
@@ -13,7 +19,7 @@ demo: $(READY)
 	$(BIN)/constrained-diffusion demo pjm5 --rows 5000 --out runs/pjm5
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -28,9 +34,11 @@ docs: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/opf.py
 	$(BIN)/python benchmarks/pjm5.py
+	$(BIN)/python benchmarks/tables.py
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml $(PINS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	awk -F '==' '!seen[$$1]++' $(PINS) > $(VENV)/constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[$(EXTRA)]'
 	touch $@

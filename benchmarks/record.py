@@ -18,7 +18,7 @@ def record(name: str, **figures: object) -> dict[str, object]:
     when = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
     line = {'benchmark': name, 'when': when, 'machine': platform.machine(), **figures}
     text = json.dumps(line)
-    print(text)
+    print(text, flush=True)
     RESULTS.mkdir(exist_ok=True)
     with (RESULTS / f'{name}.jsonl').open('a') as file:
         file.write(text + '\n')

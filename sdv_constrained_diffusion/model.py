@@ -1,6 +1,8 @@
 """One fitted table: encoder, denoiser and sampler together. This is what SDV calls a synthesizer's `_model`."""
 
 import copy
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,17 +12,38 @@ import torch
 from sdv_constrained_diffusion._types import Table
 from sdv_constrained_diffusion.diffusion.denoiser import Denoiser
 from sdv_constrained_diffusion.diffusion.presets import Preset
+from sdv_constrained_diffusion.diffusion.sampler import Given
 from sdv_constrained_diffusion.diffusion.training import TrainingPlan, TrainingRecord, train
 from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.guidance.gauss_newton import GaussNewtonGuidance
 from sdv_constrained_diffusion.guidance.gradient import GradientGuidance
+from sdv_constrained_diffusion.guidance.guided import GuidedDenoiser
 from sdv_constrained_diffusion.tabular.encoder import TableEncoder
 
 BLOCK = 1024
 """Rows drawn at once. Always whole blocks, each from a generator of its own, so that rows do not depend on batches."""
 
-GUIDANCE = {'none': None, 'gradient': GradientGuidance, 'gauss_newton': GaussNewtonGuidance}
+GUIDANCE: dict[str, type[GuidedDenoiser]] = {'gradient': GradientGuidance, 'gauss_newton': GaussNewtonGuidance}
 """Guided denoisers by the name that the synthesizer takes."""
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How constraints correct each step of sampling.
+
+    Attributes:
+        method: a name in `GUIDANCE`, not 'none'.
+        scale: strength, 1 for the method's natural step.
+        chord: the constraints and their linearisation.
+    """
+
+    method: str
+    scale: float
+    chord: Chord
+
+    def guide(self, denoiser: Denoiser, encoder: TableEncoder) -> Denoiser:
+        """The denoiser with corrected estimates."""
+        return GUIDANCE[self.method](denoiser, encoder, self.chord, self.scale)
 
 
 class DiffusionModel:
@@ -28,12 +51,17 @@ class DiffusionModel:
 
     Attributes:
         encoder: processed table <-> model space.
-        denoiser: the trained denoiser, unguided.
+        denoiser: the trained denoiser, unguided; None when no column varies.
         record: losses and cost of the training run.
     """
 
     def __init__(
-        self, encoder: TableEncoder, denoiser: Denoiser, preset: Preset, record: TrainingRecord, device: str = 'cpu'
+        self,
+        encoder: TableEncoder,
+        denoiser: Denoiser | None,
+        preset: Preset,
+        record: TrainingRecord,
+        device: str = 'cpu',
     ) -> None:
         """Keeps the parts; `device` is where the denoiser's weights are."""
         self.encoder, self.denoiser, self.record = encoder, denoiser, record
@@ -47,6 +75,8 @@ class DiffusionModel:
         data: pd.DataFrame,
         preset: Preset,
         plan: TrainingPlan,
+        discrete: Collection[str] = (),
+        continuous: Collection[str] = (),
         seed: int | None = None,
         device: str = 'cpu',
         verbose: bool = False,
@@ -54,23 +84,25 @@ class DiffusionModel:
         """Trains a model.
 
         Args:
-            data: processed table, numeric and finite.
+            data: processed table.
             preset: scaling, network, schedule and sampler.
             plan: how to train; usually the preset's.
+            discrete: columns whose values are categories.
+            continuous: columns of numbers that may take values between those that were observed, however few.
             seed: seeds weights, batches and noise; drawn afresh when None.
             device: torch device that trains and samples.
             verbose: show a progress bar, when on a terminal.
         """
         seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-        encoder = TableEncoder.fit(data, preset.scaling)
-        values = torch.as_tensor(data.to_numpy(dtype='float64', copy=True))
+        encoder = TableEncoder.fit(data, preset.scaling, discrete, continuous)
+        if not encoder.num_features:
+            return cls(encoder, None, preset, TrainingRecord(), device)
+        values = encoder.values(data)
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)
-            denoiser = preset.denoiser(encoder.num_features).to(device)
-        record = TrainingRecord()
-        if encoder.num_features:
-            generator = torch.Generator().manual_seed(seed)
-            record = train(denoiser, lambda draw: encoder.encode(values, draw), plan, generator, verbose)
+            denoiser = preset.denoiser(encoder.layout).to(device)
+        generator = torch.Generator().manual_seed(seed)
+        record = train(denoiser, lambda draw: encoder.training_rows(values, draw), plan, generator, verbose)
         return cls(encoder, denoiser.requires_grad_(False), preset, record, device)
 
     @property
@@ -89,52 +121,71 @@ class DiffusionModel:
         self._seed = int(np.random.SeedSequence(random_state).generate_state(1)[0])
         self._next_block = 0
         self._waiting: Table | None = None
-        self._drawn_with: tuple[str, float] | None = None
+        self._drawn_with: Guidance | None = None
 
-    def sample(
-        self, num_rows: int, chord: Chord | None = None, guidance: str = 'none', guidance_scale: float = 1.0
-    ) -> pd.DataFrame:
+    def sample(self, num_rows: int, guidance: Guidance | None = None) -> pd.DataFrame:
         """Takes the next rows of the stream.
 
         Args:
             num_rows: how many rows.
-            chord: the constraints that guide; None for no guidance.
-            guidance: a name in `GUIDANCE`.
-            guidance_scale: strength of the guidance.
+            guidance: corrects each step; None for rows as the denoiser draws them.
 
         Returns:
             a processed table with index 0 ... num_rows - 1.
         """
-        denoiser, drawn_with = self.denoiser, ('none', 1.0)
-        guided = GUIDANCE[guidance]
-        if chord is not None and guided is not None:
-            denoiser, drawn_with = (
-                guided(self.denoiser, self.encoder, chord, guidance_scale),
-                (guidance, guidance_scale),
-            )
-        if drawn_with != self._drawn_with:
-            self._waiting, self._drawn_with = None, drawn_with
+        if guidance != self._drawn_with:
+            self._waiting, self._drawn_with = None, guidance
         blocks = [] if self._waiting is None else [self._waiting]
         while sum(map(len, blocks)) < num_rows:
-            blocks.append(self._draw_block(denoiser))
+            blocks.append(self._draw_block(guidance, self._next_generator()))
         values = torch.cat(blocks)
         self._waiting = values[num_rows:].clone()
-        return pd.DataFrame(values[:num_rows].numpy(), columns=list(self.encoder.columns))
+        return self.encoder.frame(values[:num_rows])
 
-    def _draw_block(self, denoiser: Denoiser) -> Table:
+    def complete(self, known: pd.DataFrame, guidance: Guidance | None = None) -> pd.DataFrame:
+        """Draws one row for each row of `known`, given its columns.
+
+        Args:
+            known: some columns of a processed table, one or more, and at least one row.
+            guidance: corrects each step; None for rows as the denoiser draws them.
+
+        Returns:
+            a processed table with index 0, 1, ...; known columns are as given up to rounding.
+
+        Raises:
+            DataError: a value is one that the column cannot take.
+        """
+        encoder = self.encoder.select(list(known.columns))
+        blocks = []
+        for part in encoder.values(known).split(BLOCK):
+            generator = self._next_generator()
+            # Filled up to a whole block, so that a row has the same bits whatever comes with it.
+            filled = torch.cat([part, part[-1:].expand(BLOCK - len(part), -1)])
+            given = Given(encoder.encode(filled, generator), encoder.features(torch.ones_like(filled).bool()))
+            blocks.append(self._draw_block(guidance, generator, given)[: len(part)])
+        return self.encoder.frame(torch.cat(blocks))
+
+    def _next_generator(self) -> torch.Generator:
+        """The source of randomness of the stream's next block."""
         seed = int(np.random.SeedSequence([self._seed, self._next_block]).generate_state(1)[0])
         self._next_block += 1
-        generator = torch.Generator().manual_seed(seed)
+        return torch.Generator().manual_seed(seed)
+
+    def _draw_block(self, guidance: Guidance | None, generator: torch.Generator, given: Given | None = None) -> Table:
+        if self.denoiser is None:
+            return self.encoder.decode(torch.zeros(BLOCK, 0, dtype=torch.float64))
+        denoiser = self.denoiser if guidance is None else guidance.guide(self.denoiser, self.encoder)
         with torch.no_grad():
-            rows = self._sampler.sample(denoiser, BLOCK, self.encoder.num_features, generator)
+            rows = self._sampler.sample(denoiser, BLOCK, self.encoder.num_features, generator, given)
             return self.encoder.decode(rows)
 
     def __getstate__(self) -> dict[str, Any]:
         """Weights travel on the CPU, so that a model trained on a GPU loads anywhere."""
-        return self.__dict__ | {'denoiser': copy.deepcopy(self.denoiser).cpu()}
+        denoiser = None if self.denoiser is None else copy.deepcopy(self.denoiser).cpu()
+        return self.__dict__ | {'denoiser': denoiser}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Weights go back to the device they were trained on, if there is one."""
         self.__dict__ = state
-        if self._device == 'cuda' and torch.cuda.is_available():
+        if self.denoiser is not None and self._device == 'cuda' and torch.cuda.is_available():
             self.denoiser.to(self._device)

@@ -4,17 +4,20 @@ import dataclasses
 import logging
 import sys
 import warnings
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import torch
+from rdt.transformers import FloatFormatter, UnixTimestampEncoder
 from sdv.errors import NotFittedError, SamplingError, SynthesizerInputError
-from sdv.single_table.base import BaseSingleTableSynthesizer
+from sdv.single_table.base import FIXED_RNG_SEED, BaseSingleTableSynthesizer
 from tqdm import tqdm
 
 from sdv_constrained_diffusion._numbers import finite_numbers
 from sdv_constrained_diffusion._types import PerRow, RowCodes
+from sdv_constrained_diffusion.conditions import complete
 from sdv_constrained_diffusion.constraints.base import Constraint
 from sdv_constrained_diffusion.constraints.diagnosis import diagnose
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem, check_form
@@ -22,18 +25,25 @@ from sdv_constrained_diffusion.diffusion.presets import PRESETS, Preset
 from sdv_constrained_diffusion.errors import ConstraintError, DataError
 from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.guidance.projection import ResultCode, project
-from sdv_constrained_diffusion.model import GUIDANCE, DiffusionModel
+from sdv_constrained_diffusion.model import GUIDANCE, DiffusionModel, Guidance
 
 LOGGER = logging.getLogger(__name__)
 
 NUMBERS = ('numerical', 'ordinal', 'categorical')
 """Sdtypes under which SDV's detection files columns of numbers that can be learned as such."""
 
+DISCRETE = ('categorical', 'ordinal', 'boolean')
+"""Sdtypes whose values are learned as categories."""
+
+MODELLED = ('numerical', 'datetime', *DISCRETE)
+"""Sdtypes that are learned at all; SDV invents the values of the others."""
+
 
 class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
     """Learns a table with a diffusion model and returns rows that obey constraints.
 
-    It is used as any synthesizer of SDV. Constraints of this package (`Constraint`, `PowerFlow`) guide sampling and are
+    It is used as any synthesizer of SDV, takes every table that these take, and completes rows of which some columns
+    are given without rejecting any. Constraints of this package (`Constraint`, `PowerFlow`) guide sampling and are
     met exactly by a projection of the finished rows; constraints of SDV are handed to SDV.
 
     Args:
@@ -43,8 +53,11 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         locales: locales of personal data that SDV invents.
         preset: 'default' (minutes on two cores), 'paper' (the network and schedule of Hoseinpour and Dvorkin 2025,
             hours), or a `Preset` of your own, such as `paper_preset(decay_factor=0.5)`.
-        epochs: passes over the training rows; the preset's number when None.
+        epochs: passes over the training rows. When None, as many as `max_time` allows; without that, the preset's
+            number, for large tables fewer.
         batch_size: rows per training step; the preset's number when None.
+        max_time: processor seconds after which training ends, whatever `epochs` says; no limit when None. With it, a
+            run on another machine gives another model.
         guidance: how constraints correct each step of sampling: 'gauss_newton', 'gradient' (the paper's) or 'none'. May
             be changed after `fit`.
         guidance_scale: strength of the guidance, 1 for the natural step. May be changed after `fit`.
@@ -58,6 +71,8 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         SynthesizerInputError: an argument is out of its range.
     """
 
+    _model_sdtype_transformers: ClassVar[dict[str, Any]] = dict.fromkeys(DISCRETE)
+
     def __init__(
         self,
         metadata: Any,
@@ -67,6 +82,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         preset: str | Preset = 'default',
         epochs: int | None = None,
         batch_size: int | None = None,
+        max_time: float | None = None,
         guidance: str = 'gauss_newton',
         guidance_scale: float = 1.0,
         projection: bool = True,
@@ -79,6 +95,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             _check_choice('preset', preset, PRESETS)
         _check_positive('epochs', epochs)
         _check_positive('batch_size', batch_size)
+        _check_seconds('max_time', max_time)
         _check_guidance(guidance, guidance_scale)
         _check_seed(seed)
         for switch, value in {'projection': projection, 'verbose': verbose, 'enable_gpu': enable_gpu}.items():
@@ -87,6 +104,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         self.preset = preset
         self.epochs = epochs
         self.batch_size = batch_size
+        self.max_time = max_time
         self.guidance = guidance
         self.guidance_scale = guidance_scale
         self.projection = projection
@@ -96,8 +114,22 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         self._model: DiffusionModel | None = None
         self._guided: list[Constraint] = []
         self._chord: Chord | None = None
+        self._given = pd.DataFrame()
         self._constraint_diagnosis = pd.DataFrame()
         self._projections: list[tuple[RowCodes, PerRow]] = []
+
+    def fit(self, data: Any) -> None:
+        """Learns a table; the caller's is not touched, even when fitting fails.
+
+        Args:
+            data: the table, as SDV of the installed version takes it: `{name: DataFrame}` from 2.0 on, a `DataFrame`
+                before.
+        """
+        super().fit(_shallow_copy(data))
+
+    def preprocess(self, data: Any) -> Any:
+        """What SDV's transformers make of a table, in the form that `fit_processed_data` takes; data as in `fit`."""
+        return super().preprocess(_shallow_copy(data))
 
     def add_constraints(self, constraints: list[Any]) -> None:
         """Adds constraints, before `fit`.
@@ -125,6 +157,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             )
         if others:
             super().add_constraints(others)
+            self._update_default_transformers()  # SDV has made a new data processor
         self._guided += guided
 
     def get_constraints(self, filepath: str | None = None) -> list[Any] | None:
@@ -198,8 +231,8 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
 
     def _validate(self, table_data: pd.DataFrame) -> list[str]:
         """Refuses tables that cannot be learned from, before any training; SDV calls it from `fit` and `validate`."""
-        if len(table_data) < 2:
-            raise DataError(f'fit needs at least 2 rows to learn from; it got {len(table_data)}. Pass more rows.')
+        if table_data.empty:
+            raise DataError(f'fit needs rows to learn from; the table has {len(table_data)} rows. Pass more rows.')
         for name in table_data.select_dtypes('number').columns:
             finite_numbers(table_data[name], 'fit', allow_missing=True)
         self._check_sdtypes()
@@ -231,18 +264,57 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             self._tell(f'{len(constrained)} constrained columns are delivered unrounded and unclipped.')
         return processed
 
+    def _update_default_transformers(self) -> None:
+        """SDV's defaults, but missing values reach the model as they are, to be learned with the other columns."""
+        super()._update_default_transformers()
+        as_they_are = {'missing_value_replacement': None, 'missing_value_generation': None}
+        numerical = FloatFormatter(
+            learn_rounding_scheme=self.enforce_rounding,
+            enforce_min_max_values=self.enforce_min_max_values,
+            **as_they_are,
+        )
+        datetime = UnixTimestampEncoder(enforce_min_max_values=self.enforce_min_max_values, **as_they_are)
+        for sdtype, transformer in {'numerical': numerical, 'datetime': datetime}.items():
+            self._data_processor._update_transformers_by_sdtypes(sdtype, transformer)
+
     def _fit(self, processed_data: pd.DataFrame) -> None:
         preset = self.preset if isinstance(self.preset, Preset) else PRESETS[self.preset]()
-        plan = dataclasses.replace(
-            preset.plan,
-            epochs=self.epochs or preset.plan.epochs,
-            batch_size=self.batch_size or preset.plan.batch_size,
-        )
-        processed_data = processed_data.reset_index(drop=True)
+        plan = dataclasses.replace(preset.plan, batch_size=self.batch_size or preset.plan.batch_size)
+        if self.epochs is not None or self.max_time is not None:
+            plan = dataclasses.replace(plan, epochs=self.epochs, max_steps=None, max_time=self.max_time)
+        processed_data = self._ordered(processed_data.reset_index(drop=True))
         self._projections = []
         self._chord = self._linearise(processed_data)
-        device = 'cuda' if self.enable_gpu and torch.cuda.is_available() else 'cpu'
-        self._model = DiffusionModel.fit(processed_data, preset, plan, self.seed, device, self.verbose)
+        guided = self._chord.system.columns if self._chord else ()
+        self._model = DiffusionModel.fit(
+            processed_data,
+            preset,
+            plan,
+            discrete=self._discrete(processed_data),
+            continuous=guided,
+            seed=self.seed,
+            device='cuda' if self.enable_gpu and torch.cuda.is_available() else 'cpu',
+            verbose=self.verbose,
+        )
+
+    def _ordered(self, processed_data: pd.DataFrame) -> pd.DataFrame:
+        """The columns in the metadata's order: RDT's own order changes from one process to the next."""
+        described = list(self._get_table_metadata().columns)
+        known = [name for name in described if name in processed_data.columns]
+        return processed_data[known + sorted(set(processed_data.columns) - set(known))]
+
+    def _discrete(self, processed_data: pd.DataFrame) -> set[str]:
+        """The processed columns whose values are categories."""
+        described = self._get_table_metadata().columns
+        transformers = self._data_processor._hyper_transformer.field_transformers
+        guided = {name for constraint in self._guided for name in constraint.columns}
+        discrete = set()
+        for name, dtype in processed_data.dtypes.items():
+            category = described.get(name, {}).get('sdtype') in DISCRETE and transformers.get(name) is None
+            number = pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype)
+            if name not in guided and (category or not number):
+                discrete.add(name)
+        return discrete
 
     def _linearise(self, processed_data: pd.DataFrame) -> Chord | None:
         """Binds the constraints to the training rows."""
@@ -255,26 +327,95 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         return chord
 
     def _sample(self, num_rows: int, conditions: dict[str, Any] | None = None) -> pd.DataFrame:
-        if conditions is not None:
-            raise NotImplementedError  # SDV's word for: reject rows that do not match
-        return self._fitted_model('Sampling').sample(num_rows, self._chord, self.guidance, self.guidance_scale)
+        model = self._fitted_model('Sampling')
+        if conditions is None:
+            return model.sample(num_rows, self._guidance())
+        return model.complete(pd.DataFrame(conditions, index=range(num_rows)), self._guidance())
+
+    def _guidance(self) -> Guidance | None:
+        if self._chord is None or self.guidance == 'none':
+            return None
+        return Guidance(self.guidance, self.guidance_scale, self._chord)
+
+    def _sample_with_conditions(
+        self,
+        conditions: pd.DataFrame,
+        max_tries_per_batch: int,
+        batch_size: int | None,
+        progress_bar: Any = None,
+        output_file_path: str | None = None,
+        keep_extra_columns: bool = False,
+    ) -> pd.DataFrame:
+        """All rows of the call together; the fixed values are imposed while sampling, so none is drawn in vain.
+
+        What an SDV constraint or transformer hides from the model is matched, as in SDV, by drawing again.
+        """
+        if self._model is None or keep_extra_columns:
+            return super()._sample_with_conditions(
+                conditions, max_tries_per_batch, batch_size, progress_bar, output_file_path, keep_extra_columns
+            )
+        if not self._random_state_set:
+            self._set_random_state(FIXED_RNG_SEED)
+        modelled = [name for name in conditions.columns if self._sdtype(name) in MODELLED]
+
+        def found(rows: pd.DataFrame) -> None:
+            if progress_bar is not None:
+                progress_bar.update(len(rows))
+            if output_file_path is not None and len(rows):
+                path = Path(output_file_path)
+                rows.to_csv(path, mode='a', index=False, header=not (path.exists() and path.stat().st_size))
+
+        completed = complete(
+            conditions.reset_index(drop=True),
+            # An SDV constraint computes columns from others: what was imposed may come out otherwise.
+            modelled if super().get_constraints() else (),
+            self._draw_given,
+            max_tries_per_batch,
+            found,
+        )
+        completed.index = conditions.index[completed.index]
+        return completed.sort_index(kind='stable')
+
+    def _draw_given(self, given: pd.DataFrame) -> pd.DataFrame:
+        """One row for each of the given ones, less those that could not be made feasible, by the same index."""
+        known = self._known(given)
+        if known.empty:
+            drawn = self._sample(len(given))
+        else:
+            drawn = self._fitted_model('Sampling').complete(known, self._guidance())
+        self._given = given
+        try:
+            return self.reverse_transform_constraints(self._data_processor.reverse_transform(drawn))
+        finally:
+            self._given = pd.DataFrame()
+
+    def _known(self, given: pd.DataFrame) -> pd.DataFrame:
+        """The columns of the processed table that given values determine."""
+        transformed = self._transform_conditions_chained_constraints(given)
+        columns = self._fitted_model('Sampling').encoder.columns
+        return transformed[[name for name in columns if name in transformed.columns]].reset_index(drop=True)
+
+    def _sdtype(self, name: str) -> str:
+        described = (self._original_metadata if hasattr(self, '_original_metadata') else self.metadata).tables
+        return next(iter(described.values())).columns[name]['sdtype']
 
     def _validate_conditions_unseen_columns(self, conditions: pd.DataFrame) -> None:
+        """Refuses fixed values that no row can have, in words that SDV's own error handling leaves alone."""
+        self._validate_fit_before_sample()
         super()._validate_conditions_unseen_columns(conditions)
         self._projections = []
         _check_guidance(self.guidance, self.guidance_scale)
-        clash = sorted(set(conditions.columns) & set(self._chord.system.columns if self._chord else ()))
-        if clash:
-            raise SynthesizerInputError(
-                f'Sampling with fixed values is not supported for columns under a guided constraint; got {clash}. '
-                'Fix other columns, or sample without conditions and select rows.'
-            )
+        if self._model is not None:
+            known = self._known(conditions.reset_index(drop=True))
+            self._model.encoder.select(list(known.columns)).values(known)
 
     def _sample_with_progress_bar(self, num_rows: int, *args: Any, **kwargs: Any) -> pd.DataFrame:
         self._projections = []
         _check_guidance(self.guidance, self.guidance_scale)
         if self._guided and not (self.verbose and sys.stderr.isatty()):
             kwargs['show_progress_bar'] = False
+        if num_rows == 0:
+            return pd.DataFrame(columns=list(self._data_processor.metadata.columns))
         sampled = super()._sample_with_progress_bar(num_rows, *args, **kwargs)
         if self._projections and len(sampled) < num_rows:
             codes = torch.cat([codes for codes, _ in self._projections])
@@ -295,8 +436,11 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         if self._chord is None or not self.projection:
             return sampled
         columns = list(self._chord.system.columns)
+        given = [name for name in columns if name in self._given.columns]
+        sampled = sampled.assign(**{name: self._given.loc[sampled.index, name] for name in given})
         values = self._chord.system.values(sampled)
         fixed = self._fitted_model('Sampling').encoder.select(columns).point_masses(values)
+        fixed[:, [columns.index(name) for name in given]] = True
         projected = project(self._chord, values, fixed)
         self._projections.append((projected.codes, projected.displacement))
         finished = sampled.astype(dict.fromkeys(columns, 'float64'))
@@ -336,7 +480,7 @@ def _say(found: Any) -> str:
 
 
 def _check_guidance(guidance: Any, guidance_scale: Any) -> None:
-    _check_choice('guidance', guidance, GUIDANCE)
+    _check_choice('guidance', guidance, ('none', *GUIDANCE))
     number = isinstance(guidance_scale, int | float | np.number)
     if not (number and 0 <= guidance_scale < float('inf')):
         raise SynthesizerInputError(f"'guidance_scale' must be a finite number of at least 0; got {guidance_scale!r}.")
@@ -345,6 +489,19 @@ def _check_guidance(guidance: Any, guidance_scale: Any) -> None:
 def _check_seed(seed: Any) -> None:
     if seed is not None and not (isinstance(seed, int | np.integer) and seed >= 0):
         raise SynthesizerInputError(f"'seed' must be a whole number of at least 0, or None; got {seed!r}.")
+
+
+def _shallow_copy(data: Any) -> Any:
+    """Tables whose column names SDV may change without changing the caller's."""
+    if isinstance(data, dict):
+        return {name: _shallow_copy(each) for name, each in data.items()}
+    return data.copy(deep=False) if isinstance(data, pd.DataFrame) else data
+
+
+def _check_seconds(argument: str, value: Any) -> None:
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if value is not None and not (number and 0 < value < float('inf')):
+        raise SynthesizerInputError(f'{argument!r} must be a number of seconds above 0, or None; got {value!r}.')
 
 
 def _check_choice(argument: str, value: Any, choices: Any) -> None:

@@ -6,7 +6,7 @@ The faces, where users pass anything and get an error in words, check their own 
 from jaxtyping import install_import_hook
 
 PACKAGE = 'sdv_constrained_diffusion'
-SHAPED = ('tabular', 'diffusion', 'constraints', 'guidance', 'model', 'testing')
+SHAPED = ('_layout', 'tabular', 'diffusion', 'constraints', 'guidance', 'model', 'testing')
 SHAPED_POWER = ('equations', 'constraints', 'grid', 'validation')
 
 install_import_hook(

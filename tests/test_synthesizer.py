@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from scipy.stats import ks_2samp
 from sdv.errors import NotFittedError, SamplingError, SynthesizerInputError
-from sdv.metadata import Metadata
 from sdv.sampling import Condition
 from sdv.utils import load_synthesizer
 
 from sdv_constrained_diffusion import ConstrainedDiffusionSynthesizer, constraint
 from sdv_constrained_diffusion.diffusion.presets import paper_preset
 from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError, ConstraintMismatchError, DataError
+from sdv_version import fit, metadata_of, sample, sample_from_conditions, sample_remaining_columns
 
 
 @constraint(columns=['gen_mw', 'load_mw', 'loss_mw'], tolerance=1e-9, unit='MW')
@@ -36,8 +36,7 @@ def make_table(num_rows=400, seed=0):
 
 
 def make_synthesizer(data, constraints=(balance,), **arguments):
-    metadata = Metadata.detect_from_dataframes({'t': data})
-    synthesizer = ConstrainedDiffusionSynthesizer(metadata, **({'epochs': 30, 'seed': 0} | arguments))
+    synthesizer = ConstrainedDiffusionSynthesizer(metadata_of(data), **({'epochs': 30, 'seed': 0} | arguments))
     if constraints:
         synthesizer.add_constraints(list(constraints))
     return synthesizer
@@ -55,7 +54,7 @@ def data():
 @pytest.fixture(scope='module')
 def fitted(data):
     synthesizer = make_synthesizer(data)
-    synthesizer.fit({'t': data})
+    fit(synthesizer, data)
     return synthesizer
 
 
@@ -68,7 +67,7 @@ def fresh(fitted):
 
 
 def test_every_delivered_row_is_feasible_and_columns_are_those_of_the_data(fresh, data):
-    rows = fresh.sample(300)['t']
+    rows = sample(fresh, 300)
     assert list(rows.columns) == list(data.columns)
     assert list(rows.index) == list(range(300))
     assert residual(rows).max() <= 1e-9
@@ -82,48 +81,48 @@ def test_guidance_shrinks_the_residual_and_only_projection_meets_the_tolerance(f
     mean = {}
     for fresh.guidance in ('none', 'gradient', 'gauss_newton'):
         fresh.reset_sampling()
-        mean[fresh.guidance] = residual(fresh.sample(300)['t']).mean()
+        mean[fresh.guidance] = residual(sample(fresh, 300)).mean()
     assert mean['gradient'] < mean['none']
     assert mean['gauss_newton'] < 0.01 * mean['none']
     assert mean['none'] > 1e-3  # else there would be nothing to guide
 
 
 def test_unconstrained_columns_are_rounded_and_clipped_as_sdv_does(fresh, data):
-    price = fresh.sample(300)['t']['price']
+    price = sample(fresh, 300)['price']
     assert (price == price.round(2)).all()
     assert price.between(data['price'].min(), data['price'].max()).all()
 
 
 def test_same_seed_gives_the_same_model_and_rows(data, fresh):
     again = make_synthesizer(data)
-    again.fit({'t': data})
-    pd.testing.assert_frame_equal(again.sample(50)['t'], fresh.sample(50)['t'])
+    fit(again, data)
+    pd.testing.assert_frame_equal(sample(again, 50), sample(fresh, 50))
     other = make_synthesizer(data, seed=1)
-    other.fit({'t': data})
-    assert not other.sample(50)['t'].equals(again.sample(50)['t'])
+    fit(other, data)
+    assert not sample(other, 50).equals(sample(again, 50))
 
 
 def test_rows_do_not_depend_on_batches_and_fewer_rows_are_a_prefix_of_more(fresh):
     # Rows are drawn in blocks of fixed size, so the network's part is bit-equal; the projection's products of matrices
     # may differ by rounding with the number of rows: 1e-12 of values about 100.
-    whole = fresh.sample(200)['t']
+    whole = sample(fresh, 200)
     fresh.reset_sampling()
-    pd.testing.assert_frame_equal(fresh.sample(200, batch_size=37)['t'], whole, rtol=1e-12)
+    pd.testing.assert_frame_equal(sample(fresh, 200, batch_size=37), whole, rtol=1e-12)
     fresh.reset_sampling()
-    pd.testing.assert_frame_equal(fresh.sample(20)['t'], whole.head(20), rtol=1e-12)
+    pd.testing.assert_frame_equal(sample(fresh, 20), whole.head(20), rtol=1e-12)
 
 
 def test_samples_follow_one_another_and_reset_sampling_starts_anew(fresh):
-    first, second = fresh.sample(30)['t'], fresh.sample(30)['t']
+    first, second = sample(fresh, 30), sample(fresh, 30)
     assert not first.equals(second)
     fresh.reset_sampling()
-    pd.testing.assert_frame_equal(fresh.sample(30)['t'], first)
+    pd.testing.assert_frame_equal(sample(fresh, 30), first)
 
 
 def test_saved_synthesizer_delivers_the_same_rows(fresh, tmp_path):
     fresh.save(tmp_path / 'model.pkl')
     loaded = load_synthesizer(tmp_path / 'model.pkl')
-    pd.testing.assert_frame_equal(loaded.sample(40)['t'], fresh.sample(40)['t'])
+    pd.testing.assert_frame_equal(sample(loaded, 40), sample(fresh, 40))
     assert [each.name for each in loaded.get_constraints()] == ['balance']
 
 
@@ -144,13 +143,13 @@ def test_parameters_losses_and_plot(fresh):
 
 def test_fit_leaves_the_callers_table_alone(data):
     before = data.copy()
-    make_synthesizer(data, epochs=1).fit({'t': data})
+    fit(make_synthesizer(data, epochs=1), data)
     pd.testing.assert_frame_equal(data, before)
 
 
 def test_training_says_what_the_rows_do_with_each_constraint(data, caplog):
     with caplog.at_level('INFO', logger='sdv_constrained_diffusion'):
-        make_synthesizer(data, epochs=1).fit({'t': data})
+        fit(make_synthesizer(data, epochs=1), data)
     told = ' '.join(caplog.messages)
     assert 'balance: 100.0% of the training rows within 1e-09 MW' in told
     assert '3 constrained columns are delivered unrounded' in told
@@ -158,7 +157,7 @@ def test_training_says_what_the_rows_do_with_each_constraint(data, caplog):
 
 def test_it_is_silent_when_not_verbose(data, capsys):
     synthesizer = make_synthesizer(data, epochs=1)
-    synthesizer.fit({'t': data})
+    fit(synthesizer, data)
     synthesizer.sample(5)
     captured = capsys.readouterr()
     assert captured.out == ''
@@ -177,12 +176,10 @@ def test_other_sdtypes_are_learned_through_sdv_transformers():
             'value': np.where(rng.uniform(size=200) < 0.2, np.nan, rng.normal(size=200)),
         }
     )
-    metadata = Metadata.detect_from_dataframes({'t': data})
-    metadata.update_column(column_name='id', sdtype='id')
-    metadata.set_primary_key('id')
+    metadata = metadata_of(data, {'id': {'sdtype': 'id'}}, primary_key='id')
     synthesizer = ConstrainedDiffusionSynthesizer(metadata, epochs=5, seed=0)
-    synthesizer.fit({'t': data})
-    rows = synthesizer.sample(100)['t']
+    fit(synthesizer, data)
+    rows = sample(synthesizer, 100)
     assert rows['id'].is_unique
     assert set(rows['colour'].dropna()) <= {'red', 'green'}
     assert rows['flag'].isin([True, False]).all()
@@ -197,17 +194,21 @@ def test_sdv_constraints_pass_to_sdv_beside_ours(data):
     table = data.assign(cheap=data['price'] - 1 - data['loss_mw'].round(2))
     synthesizer = make_synthesizer(table, epochs=5)
     synthesizer.add_constraints([Inequality(low_column_name='cheap', high_column_name='price')])
-    synthesizer.fit({'t': table})
-    rows = synthesizer.sample(100)['t']
+    fit(synthesizer, table)
+    rows = sample(synthesizer, 100)
     assert (rows['cheap'] <= rows['price']).all()
     assert residual(rows).max() <= 1e-9
     assert len(synthesizer.get_constraints()) == 2
 
 
-def test_conditions_on_free_columns_work_and_on_guided_ones_are_refused(fresh, data):
-    condition = Condition(column_values={'load_mw': 100.0}, num_rows=3)
-    with pytest.raises(SynthesizerInputError, match=r"columns under a guided constraint; got \['load_mw'\]"):
-        fresh.sample_from_conditions([condition])
+def test_fixed_values_on_free_and_guided_columns_hold_together_with_the_constraint(fresh, data):
+    given = data[['load_mw', 'price']].head(50).reset_index(drop=True)
+    rows = sample_remaining_columns(fresh, given)
+    pd.testing.assert_frame_equal(rows[['load_mw', 'price']], given)
+    assert residual(rows).max() <= 1e-9
+    rows = sample_from_conditions(fresh, [Condition(column_values={'load_mw': 100.0}, num_rows=3)])
+    assert rows['load_mw'].tolist() == [100.0] * 3
+    assert residual(rows).max() <= 1e-9
 
 
 @pytest.mark.parametrize(
@@ -243,47 +244,44 @@ def test_guided_constraints_are_added_before_fit_only(fresh):
 
 
 def test_bad_tables_are_refused_before_training(data):
-    # One row is cut after the metadata is made: SDV checks ranges against it.
-    with pytest.raises(DataError, match='at least 2 rows to learn from; it got 1'):
-        make_synthesizer(data, ()).fit({'t': data.head(1)})
     for value in (np.nan, np.inf):
         spoiled = data.copy()
         spoiled.loc[7, 'load_mw'] = value
         with pytest.raises(DataError, match=r"column 'load_mw'; 1 of 400 rows .* row 7"):
-            make_synthesizer(spoiled).fit({'t': spoiled})
+            fit(make_synthesizer(spoiled), spoiled)
     spoiled = data.copy()
     spoiled.loc[9, 'price'] = np.inf
     with pytest.raises(DataError, match=r"fit needs finite numbers in column 'price'.*row 9"):
-        make_synthesizer(spoiled, ()).fit({'t': spoiled})
+        fit(make_synthesizer(spoiled, ()), spoiled)
 
 
 def test_missing_column_and_nan_residual_are_refused_before_training(data):
     without = data.drop(columns='loss_mw').rename(columns={'price': 'los_mw'})
     with pytest.raises(ColumnMissingError, match=r"balance needs column 'loss_mw'.*look close: 'los_mw'"):
-        make_synthesizer(without).fit({'t': without})
+        fit(make_synthesizer(without), without)
 
     @constraint(columns=['load_mw'])
     def undefined(table):
         return (80.5 - table.load_mw).log()
 
     with pytest.raises(ConstraintError, match=r'undefined must be finite on every row; its equation'):
-        make_synthesizer(data, [undefined]).fit({'t': data})
+        fit(make_synthesizer(data, [undefined]), data)
 
 
 def test_grossly_missed_constraint_is_refused_with_its_residual(data):
     kilowatts = data.assign(load_mw=data['load_mw'] * 1000)
     with pytest.raises(ConstraintMismatchError, match=r'holds in none of the 400 training rows: .* MW'):
-        make_synthesizer(kilowatts).fit({'t': kilowatts})
+        fit(make_synthesizer(kilowatts), kilowatts)
 
 
 def test_the_papers_recipe_trains_and_samples_with_a_learning_rate_of_ones_own(data, monkeypatch):
     monkeypatch.setattr('sdv_constrained_diffusion.model.BLOCK', 8)  # 1,000 steps of a wide network: few rows at once
     preset = paper_preset(decay_steps=30, decay_factor=0.5)
     synthesizer = make_synthesizer(data, preset=preset, epochs=40)
-    synthesizer.fit({'t': data})
+    fit(synthesizer, data)
     losses = synthesizer.get_loss_values()['Loss']
     assert losses.tail(5).mean() < 0.9 * losses.iloc[0]
-    assert residual(synthesizer.sample(8)['t']).max() <= 1e-9
+    assert residual(sample(synthesizer, 8)).max() <= 1e-9
 
 
 def test_a_misspelt_guidance_after_fit_is_named(fresh):
@@ -295,7 +293,7 @@ def test_a_misspelt_guidance_after_fit_is_named(fresh):
 
 def test_adding_nothing_after_fit_changes_nothing(fresh):
     fresh.add_constraints([])
-    assert residual(fresh.sample(50)['t']).max() <= 1e-9
+    assert residual(sample(fresh, 50)).max() <= 1e-9
 
 
 @pytest.mark.parametrize('guidance', ['gauss_newton', 'gradient'])
@@ -308,8 +306,8 @@ def test_guidance_does_no_harm_where_the_law_is_flat_at_the_mean_row(guidance):
         return rows.x**2 + rows.y**2 - 1
 
     synthesizer = make_synthesizer(table, [circle], epochs=60, guidance=guidance)
-    synthesizer.fit({'t': table})
-    rows = synthesizer.sample(600)['t']
+    fit(synthesizer, table)
+    rows = sample(synthesizer, 600)
     assert np.abs(rows['x'] ** 2 + rows['y'] ** 2 - 1).max() <= 1e-9
     # Most rows find the circle from where they were drawn; the network is trained for seconds only.
     assert synthesizer.get_projection_summary()['num_replaced'].iloc[0] <= 30
@@ -327,7 +325,7 @@ def test_a_constraint_on_a_key_column_is_refused_with_the_way_out():
     with pytest.raises(
         DataError, match=r"half needs column 'k' as numbers, but the metadata call it 'id'.*update_column"
     ):
-        make_synthesizer(table, [half]).fit({'t': table})
+        fit(make_synthesizer(table, [half]), table)
 
 
 def test_a_column_that_an_sdv_constraint_rewrites_is_refused(data):
@@ -337,7 +335,7 @@ def test_a_column_that_an_sdv_constraint_rewrites_is_refused(data):
     synthesizer = make_synthesizer(table)
     synthesizer.add_constraints([Inequality(low_column_name='gen_mw', high_column_name='more')])
     with pytest.raises(ConstraintError, match=r"\['gen_mw'\] are guided by a constraint, but a constraint of SDV"):
-        synthesizer.fit({'t': table})
+        fit(synthesizer, table)
 
 
 def test_what_is_no_constraint_is_refused(data):
@@ -355,7 +353,7 @@ def test_partly_violated_training_rows_warn_and_train(data):
     table.loc[:99, 'gen_mw'] += 5.0
     synthesizer = make_synthesizer(table, epochs=2)
     with pytest.warns(UserWarning, match=r'balance: 75.0% of the training rows within .* largest 5 MW'):
-        synthesizer.fit({'t': table})
+        fit(synthesizer, table)
     found = synthesizer.get_constraint_diagnosis().iloc[0]
     assert found['share_feasible'] == 0.75
     # gen - load - 1e-3 loss gen grows by 5 (1 - 1e-3 loss), loss at most about 20.

@@ -1,30 +1,46 @@
 r"""Estimators of the clean row: backbone -> `x0_hat`, and the loss that trains them.
 
 A denoiser works in float64 outside and in the backbone's own precision inside: residuals of finished rows need more
-digits than the network does.
+digits than the network does. One network serves numbers and discrete columns: its first outputs are the numbers' (in
+the parametrisation of the class), the others are logits.
 """
 
 import abc
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from sdv_constrained_diffusion._types import PerRow, Rows, Times
+from sdv_constrained_diffusion._layout import Layout
+from sdv_constrained_diffusion._types import FeatureMask, Inputs, Levels, Numbers, PerRow, Rows, Times
+from sdv_constrained_diffusion.diffusion.masking import Masking
 from sdv_constrained_diffusion.diffusion.schedule import Schedule
 
 
 class Denoiser(nn.Module, abc.ABC):
-    r"""Estimates `E[x_0 | x_t]`.
+    r"""Estimates `E[x_0 | x_t]`; of a discrete column that is the levels' probabilities.
 
     Attributes:
         schedule: the noise scales it was trained under.
+        masking: the discrete columns' process; None where there are no such columns.
+        conditional: whether known numbers are to be handed over as they are. If not, they must be noised like others.
     """
 
     schedule: Schedule
+    masking: Masking | None = None
+    conditional: bool = False
 
     @abc.abstractmethod
-    def forward(self, x_t: Rows, t: Times) -> Rows:
-        """Noisy rows, float64, and their times -> `x0_hat`, float64."""
+    def forward(self, x_t: Rows, t: Times, known: FeatureMask | None = None) -> Rows:
+        """Estimates the clean rows.
+
+        Args:
+            x_t: noisy rows, float64.
+            t: their times.
+            known: features whose clean value stands in `x_t` already; None for none.
+
+        Returns:
+            `x0_hat`, float64.
+        """
 
     @abc.abstractmethod
     def loss(self, x_0: Rows, generator: torch.Generator) -> PerRow:
@@ -34,56 +50,113 @@ class Denoiser(nn.Module, abc.ABC):
 class NoisePredictor(Denoiser):
     r"""The backbone estimates the noise: `\epsilon_\theta(x_t, t)` (Ho et al. 2020)."""
 
-    def __init__(self, backbone: nn.Module, schedule: Schedule) -> None:
-        """Keeps backbone and schedule."""
+    masking: Masking
+
+    def __init__(self, backbone: nn.Module, schedule: Schedule, layout: Layout) -> None:
+        """Keeps the parts; `layout` tells numbers from discrete columns."""
         super().__init__()
         self.backbone, self.schedule = backbone, schedule
+        self.layout, self.masking = layout, Masking(layout)
 
-    def forward(self, x_t: Rows, t: Times) -> Rows:
+    def forward(self, x_t: Rows, t: Times, known: FeatureMask | None = None) -> Rows:
         r"""Tweedie: `\hat x_0 = (x_t - \sigma_t \hat\epsilon) / \alpha_t` (Hoseinpour and Dvorkin 2025, eq. 6)."""
         alpha, sigma = self.schedule.noise(t[:, None])
-        return (x_t - sigma * self._eps_hat(x_t, t)) / alpha
+        eps_hat, logits = self.layout.split(self._outputs(x_t, t))
+        x0_hat = (self.layout.numbers(x_t) - sigma * eps_hat) / alpha
+        return torch.cat([x0_hat, self.masking.probabilities(logits, x_t)], dim=1)
 
     def loss(self, x_0: Rows, generator: torch.Generator) -> PerRow:
-        r"""Mean of `(\epsilon - \epsilon_\theta(\alpha_t x_0 + \sigma_t \epsilon, t))^2` over features (eq. 5)."""
-        t = self.schedule.draw(len(x_0), generator)
-        eps = torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype)
-        alpha, sigma = self.schedule.noise(t[:, None])
-        x_t = alpha * x_0 + sigma * eps
-        return (eps - self._eps_hat(x_t, t)).square().mean(1)
+        r"""`(\epsilon - \epsilon_\theta(\alpha_t x_0 + \sigma_t \epsilon, t))^2` (eq. 5); of discrete columns their cross-entropy.
 
-    def _eps_hat(self, x_t: Rows, t: Times) -> Rows:
+        The mean over all columns; see `Masking`.
+        """
+        t = self.schedule.draw(len(x_0), generator)
+        numbers = self.layout.numbers(x_0)
+        eps = torch.randn(numbers.shape, generator=generator, dtype=x_0.dtype)
+        alpha, sigma = self.schedule.noise(t[:, None])
+        levels, hidden = self.masking.hide(x_0, self.schedule.hidden_share(t), generator)
+        x_t = torch.cat([alpha * numbers + sigma * eps, levels], dim=1)
+        eps_hat, logits = self.layout.split(self._outputs(x_t, t))
+        return _mean_over_columns((eps - eps_hat).square(), self.masking.cross_entropy(logits, x_0, hidden))
+
+    def _outputs(self, x_t: Rows, t: Times) -> Rows:
         return _apply(self.backbone, x_t, self.schedule.time_feature(t))
 
 
 class PreconditionedDenoiser(Denoiser):
     r"""`D(x; \sigma) = c_{skip} x + c_{out} F(c_{in} x, c_{noise})` (Karras et al. 2022, eq. 7), unit data variance.
 
-    The backbone sees inputs and targets of unit variance at every noise level.
+    The backbone sees inputs and targets of unit variance at every noise level. With a `known_share` it also learns
+    from rows of which a random part is known, so that sampling can fix any columns in one pass.
     """
 
-    def __init__(self, backbone: nn.Module, schedule: Schedule) -> None:
-        """Keeps backbone and schedule; the schedule must leave the signal unscaled."""
+    masking: Masking
+
+    def __init__(self, backbone: nn.Module, schedule: Schedule, layout: Layout, known_share: float = 0.0) -> None:
+        """Keeps the parts.
+
+        Args:
+            backbone: the network; with a `known_share` it takes, after the row, one flag for each number.
+            schedule: the noise scales; it must leave the signal unscaled.
+            layout: tells numbers from discrete columns.
+            known_share: share of the training rows of which a random part is known; 0 for a network without flags.
+        """
         super().__init__()
         self.backbone, self.schedule = backbone, schedule
+        self.layout, self.masking = layout, Masking(layout)
+        self.known_share, self.conditional = known_share, known_share > 0
 
-    def forward(self, x_t: Rows, t: Times) -> Rows:
+    def forward(self, x_t: Rows, t: Times, known: FeatureMask | None = None) -> Rows:
         r"""`c_{skip} = c_{in}^2`, `c_{out} = \sigma c_{in}`, `c_{in} = 1 / \sqrt{1 + \sigma^2}` (table 1 there)."""
-        sigma = self.schedule.noise(t[:, None]).sigma
-        c_skip, c_in = 1 / (1 + sigma**2), 1 / (1 + sigma**2).sqrt()
-        c_out = sigma * c_in
-        return c_skip * x_t + c_out * _apply(self.backbone, c_in * x_t, self.schedule.time_feature(t))
+        known_numbers = None if known is None else self.layout.numbers(known)
+        x0_hat, logits = self._estimate(x_t, t, known_numbers)
+        return torch.cat([x0_hat, self.masking.probabilities(logits, x_t)], dim=1)
 
     def loss(self, x_0: Rows, generator: torch.Generator) -> PerRow:
-        r"""`\|D(x_0 + \sigma \epsilon; \sigma) - x_0\|^2 / c_{out}^2` (eq. 8 there), mean over features."""
+        r"""`\|D(x_0 + \sigma \epsilon; \sigma) - x_0\|^2 / c_{out}^2` (eq. 8 there); of discrete columns their cross-entropy.
+
+        The mean over all columns; what is known has no loss. See `Masking`.
+        """
         t = self.schedule.draw(len(x_0), generator)
-        eps = torch.randn(x_0.shape, generator=generator, dtype=x_0.dtype)
+        numbers = self.layout.numbers(x_0)
+        eps = torch.randn(numbers.shape, generator=generator, dtype=x_0.dtype)
+        sigma, hidden_share, known = self.schedule.noise(t[:, None]).sigma, self.schedule.hidden_share(t), None
+        x_t = numbers + sigma * eps
+        if self.conditional:
+            share = self._known_shares(len(x_0), generator)
+            known = torch.rand(numbers.shape, generator=generator, dtype=x_0.dtype) < share[:, None]
+            x_t, hidden_share = torch.where(known, numbers, x_t), hidden_share * (1 - share)
+        levels, hidden = self.masking.hide(x_0, hidden_share, generator)
+        x0_hat, logits = self._estimate(torch.cat([x_t, levels], dim=1), t, known)
+        squares = (x0_hat - numbers).square() * (1 + sigma**2) / sigma**2
+        return _mean_over_columns(squares, self.masking.cross_entropy(logits, x_0, hidden))
+
+    def _known_shares(self, num_rows: int, generator: torch.Generator) -> PerRow:
+        """Share of each row that is known: 0 for most rows, uniform for a `known_share` of them."""
+        chosen, share = torch.rand(2, num_rows, generator=generator, dtype=torch.float64)
+        return torch.where(chosen < self.known_share, share, 0.0)
+
+    def _estimate(self, x_t: Rows, t: Times, known: Tensor | None) -> tuple[Tensor, Levels]:
+        """`x0_hat` of the numbers, known ones as they are, and the logits of the levels."""
+        numbers, levels = self.layout.split(x_t)
         sigma = self.schedule.noise(t[:, None]).sigma
-        x0_hat = self(x_0 + sigma * eps, t)
-        return ((x0_hat - x_0).square() * (1 + sigma**2) / sigma**2).mean(1)
+        c_skip, c_in = 1 / (1 + sigma**2), 1 / (1 + sigma**2).sqrt()
+        seen = c_in * numbers if known is None else torch.where(known, numbers, c_in * numbers)
+        inputs = [seen, levels]
+        if self.conditional:
+            inputs.append(torch.zeros_like(numbers) if known is None else known.to(numbers))
+        outputs = _apply(self.backbone, torch.cat(inputs, dim=1), self.schedule.time_feature(t))
+        F, logits = self.layout.split(outputs)
+        x0_hat = c_skip * numbers + sigma * c_in * F
+        return x0_hat if known is None else torch.where(known, numbers, x0_hat), logits
 
 
-def _apply(backbone: nn.Module, rows: Rows, time_feature: Times) -> Rows:
+def _mean_over_columns(squares: Numbers, cross_entropy: Tensor) -> PerRow:
+    """Mean over numbers, shape (row, number), and discrete columns, shape (row, block): every column counts alike."""
+    return torch.cat([squares, cross_entropy], dim=1).mean(1)
+
+
+def _apply(backbone: nn.Module, rows: Inputs, time_feature: Times) -> Rows:
     """Calls the backbone in its own precision, on its own device."""
     parameter = next(backbone.parameters())
     return backbone(rows.to(parameter), time_feature.to(parameter)).to(rows)

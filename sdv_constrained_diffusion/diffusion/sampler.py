@@ -5,15 +5,17 @@ A sampler asks a denoiser for `x0_hat` and knows nothing of constraints: a guide
 
 import abc
 import itertools
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from sdv_constrained_diffusion._types import Rows
+from sdv_constrained_diffusion._types import FeatureMask, Numbers, Rows
 from sdv_constrained_diffusion.diffusion.denoiser import Denoiser
 from sdv_constrained_diffusion.diffusion.schedule import Noise
 
 
-def ddim_step(x_t: Rows, x0_hat: Rows, at: Noise, to: Noise, eta: float, z: Rows) -> Rows:
+def ddim_step(x_t: Numbers, x0_hat: Numbers, at: Noise, to: Noise, eta: float, z: Numbers) -> Numbers:
     r"""Moves from t to an earlier s (Song et al. 2020, eqs. 12 and 16).
 
     `x_s = \alpha_s \hat x_0 + \sqrt{\sigma_s^2 - \varsigma_t^2} \hat\epsilon + \varsigma_t z`,
@@ -33,75 +35,176 @@ def ddim_step(x_t: Rows, x0_hat: Rows, at: Noise, to: Noise, eta: float, z: Rows
     return to.alpha * x0_hat + (to.sigma**2 - varsigma**2).clamp(min=0).sqrt() * eps_hat + varsigma * z
 
 
-def heun_step(denoiser: Denoiser, x_t: Rows, at: Noise, to: Noise, t: torch.Tensor, s: torch.Tensor) -> Rows:
-    r"""Second-order step of the probability flow (Karras et al. 2022, Algorithm 1, lines 4-8).
+def multistep(x_t: Numbers, x0_hat: Numbers, previous: tuple[Numbers, Tensor] | None, at: Noise, to: Noise) -> Numbers:
+    r"""Second-order step with the estimate before (Lu et al. 2022, DPM-Solver++, algorithm 2).
 
-    With `y = x / \alpha` and `\nu = \sigma / \alpha`, the signal unscaled, it is `dy/d\nu = (y - \hat x_0) / \nu`. The
-    last step, to `\sigma_s = 0`, is Euler's and lands on `x0_hat`.
+    With `\lambda = \ln(\alpha / \sigma)`, `h = \lambda_s - \lambda_t` and `r` the step before in units of `h`,
+    `x_s = \frac{\sigma_s}{\sigma_t} x_t - \alpha_s (e^{-h} - 1) D`, `D = (1 + \frac{1}{2r}) \hat x_0 -
+    \frac{1}{2r} \hat x_0'`: DDIM's step with an extrapolated estimate.
+
+    Args:
+        x_t: rows at time t.
+        x0_hat: estimate of the clean rows from `x_t`.
+        previous: the estimate of the step before, `\hat x_0'`, and the noise-to-signal ratio it was made at, shape ();
+            None for a first-order step, which is DDIM's.
+        at: noise scales at t.
+        to: noise scales at s; with no noise left the step is of first order, too.
     """
-    y_t, nu_t, nu_s = x_t / at.alpha, at.sigma / at.alpha, to.sigma / to.alpha
-    slope_t = (y_t - denoiser(x_t, t)) / nu_t
-    y_s = y_t + (nu_s - nu_t) * slope_t
-    if to.sigma == 0:
-        return to.alpha * y_s
-    slope_s = (y_s - denoiser(to.alpha * y_s, s)) / nu_s
-    return to.alpha * (y_t + (nu_s - nu_t) * (slope_t + slope_s) / 2)
+    zero = torch.zeros_like(x_t)
+    if previous is None or to.sigma == 0:
+        return ddim_step(x_t, x0_hat, at, to, 0.0, zero)
+    nu_t, nu_s = at.sigma / at.alpha, to.sigma / to.alpha
+    r = (previous[1] / nu_t).log() / (nu_t / nu_s).log()
+    return ddim_step(x_t, torch.lerp(previous[0], x0_hat, 1 + 1 / (2 * r)), at, to, 0.0, zero)
+
+
+class Given(NamedTuple):
+    """Features that sampling must not change.
+
+    Attributes:
+        rows: clean rows of model space, shape (row, feature); only known features are read.
+        known: which features are known, shape (row, feature); all levels of a discrete column, or none.
+    """
+
+    rows: Rows
+    known: FeatureMask
 
 
 class Sampler(abc.ABC):
     """A reverse process with a number of steps."""
 
-    @abc.abstractmethod
-    def sample(self, denoiser: Denoiser, num_rows: int, num_features: int, generator: torch.Generator) -> Rows:
+    num_steps: int
+
+    def sample(
+        self,
+        denoiser: Denoiser,
+        num_rows: int,
+        num_features: int,
+        generator: torch.Generator,
+        given: Given | None = None,
+    ) -> Rows:
         """Draws rows of model space.
 
         Args:
-            denoiser: estimates the clean rows; brings the noise schedule.
+            denoiser: estimates the clean rows; brings the noise schedule and the discrete columns' process.
             num_rows: how many rows.
             num_features: width of a row in model space.
             generator: the only source of randomness.
+            given: features that are fixed; None to draw all.
         """
+        run = _Run(denoiser, num_rows, num_features, generator, given)
+        grid = denoiser.schedule.grid(self.num_steps)
+        x_t = run.start(grid[0])
+        for t, s in itertools.pairwise(grid):
+            x_t = self._step(run, x_t, t, s)
+        return x_t
+
+    @abc.abstractmethod
+    def _step(self, run: '_Run', x_t: Rows, t: Tensor, s: Tensor) -> Rows:
+        """Moves rows from t to an earlier s."""
 
 
 class AncestralSampler(Sampler):
     """DDPM and DDIM: `ddim_step` along the schedule's grid (Algorithm 2 at `eta` = 1 with all T steps)."""
 
-    def __init__(self, num_steps: int = 1000, eta: float = 1.0) -> None:
-        """Keeps the number of steps and the share of fresh noise in each."""
-        self.num_steps, self.eta = num_steps, eta
+    def __init__(self, num_steps: int = 1000, eta: float = 1.0, num_resamplings: int = 4) -> None:
+        """Keeps the settings.
 
-    def sample(self, denoiser: Denoiser, num_rows: int, num_features: int, generator: torch.Generator) -> Rows:
-        """Draws rows of model space; arguments as in `Sampler.sample`."""
-        grid = denoiser.schedule.grid(self.num_steps)
-        x_t = _pure_noise(denoiser.schedule.noise(grid[0]), num_rows, num_features, generator)
-        for t, s in itertools.pairwise(grid):
-            x0_hat = denoiser(x_t, t.expand(num_rows))
-            z = _standard_normal(num_rows, num_features, generator) if self.eta else torch.zeros_like(x_t)
-            x_t = ddim_step(x_t, x0_hat, denoiser.schedule.noise(t), denoiser.schedule.noise(s), self.eta, z)
-        return x_t
+        Args:
+            num_steps: number of steps.
+            eta: share of fresh noise in each: 0 is DDIM, which on an unscaled signal is Euler's method.
+            num_resamplings: how often a step is taken, with noise in between that leads back to its start, when
+                features are fixed of which the denoiser only sees noised values (Lugmayr et al. 2022, RePaint).
+        """
+        self.num_steps, self.eta, self.num_resamplings = num_steps, eta, num_resamplings
+
+    def _step(self, run: '_Run', x_t: Rows, t: Tensor, s: Tensor) -> Rows:
+        at, to = run.noise(t), run.noise(s)
+        for _ in range(self.num_resamplings - 1 if run.renoises and to.sigma > 0 else 0):
+            x_t = run.back(self._move(run, x_t, t, s), x_t, at, to)
+        return self._move(run, x_t, t, s)
+
+    def _move(self, run: '_Run', x_t: Rows, t: Tensor, s: Tensor) -> Rows:
+        x0_hat, numbers = run.estimate(x_t, t), run.numbers(x_t)
+        z = run.normal() if self.eta else torch.zeros_like(numbers)
+        x_s = ddim_step(numbers, run.numbers(x0_hat), run.noise(t), run.noise(s), self.eta, z)
+        return run.arrive(x_s, x_t, x0_hat, t, s)
 
 
-class HeunSampler(Sampler):
-    """Second-order deterministic sampling (Karras et al. 2022)."""
+class MultistepSampler(Sampler):
+    """Second-order deterministic sampling that asks the denoiser once a step (Lu et al. 2022, DPM-Solver++ 2M)."""
 
-    def __init__(self, num_steps: int = 18) -> None:
-        """Keeps the number of steps; each but the last asks the denoiser twice."""
+    def __init__(self, num_steps: int = 30) -> None:
+        """Keeps the number of steps."""
         self.num_steps = num_steps
 
-    def sample(self, denoiser: Denoiser, num_rows: int, num_features: int, generator: torch.Generator) -> Rows:
-        """Draws rows of model space; arguments as in `Sampler.sample`."""
-        grid = denoiser.schedule.grid(self.num_steps)
-        x_t = _pure_noise(denoiser.schedule.noise(grid[0]), num_rows, num_features, generator)
-        for t, s in itertools.pairwise(grid):
-            at, to = denoiser.schedule.noise(t), denoiser.schedule.noise(s)
-            x_t = heun_step(denoiser, x_t, at, to, t.expand(num_rows), s.expand(num_rows))
-        return x_t
+    def _step(self, run: '_Run', x_t: Rows, t: Tensor, s: Tensor) -> Rows:
+        at, to = run.noise(t), run.noise(s)
+        x0_hat = run.estimate(x_t, t)
+        x_s = multistep(run.numbers(x_t), run.numbers(x0_hat), run.previous, at, to)
+        run.previous = run.numbers(x0_hat), at.sigma / at.alpha
+        return run.arrive(x_s, x_t, x0_hat, t, s)
 
 
-def _standard_normal(num_rows: int, num_features: int, generator: torch.Generator) -> Rows:
-    return torch.randn(num_rows, num_features, generator=generator, dtype=torch.float64)
+class _Run:
+    """One run of the reverse process: what every sampler does with discrete columns, fixed features and randomness."""
 
+    def __init__(
+        self, denoiser: Denoiser, num_rows: int, num_features: int, generator: torch.Generator, given: Given | None
+    ) -> None:
+        self._denoiser, self._generator, self._given = denoiser, generator, given
+        self._num_rows, self._num_features, self._masking = num_rows, num_features, denoiser.masking
+        self._num_numbers = num_features if self._masking is None else self._masking.layout.num_numbers
+        self.noise = denoiser.schedule.noise
+        self.previous: tuple[Numbers, Tensor] | None = None
+        self.renoises = given is not None and not denoiser.conditional
 
-def _pure_noise(first: Noise, num_rows: int, num_features: int, generator: torch.Generator) -> Rows:
-    r"""`x_T` for rows of unit variance: standard deviation `\sqrt{\alpha_T^2 + \sigma_T^2}`, 1 for DDPM."""
-    return _standard_normal(num_rows, num_features, generator) * (first.alpha**2 + first.sigma**2).sqrt()
+    def numbers(self, rows: Tensor) -> Tensor:
+        """The number features."""
+        return rows[:, : self._num_numbers]
+
+    def normal(self) -> Numbers:
+        """Standard normal numbers for every row."""
+        return torch.randn(self._num_rows, self._num_numbers, generator=self._generator, dtype=torch.float64)
+
+    def start(self, t: Tensor) -> Rows:
+        r"""`x_T` for numbers of unit variance: deviation `\sqrt{\alpha_T^2 + \sigma_T^2}`; discrete columns hidden."""
+        first = self.noise(t)
+        x_t = torch.zeros(self._num_rows, self._num_features, dtype=torch.float64)
+        x_t[:, : self._num_numbers] = self.normal() * (first.alpha**2 + first.sigma**2).sqrt()
+        return self._impose(x_t)
+
+    def estimate(self, x_t: Rows, t: Tensor) -> Rows:
+        """`x0_hat` from rows in which fixed features have their clean values."""
+        times = t.expand(self._num_rows)
+        if self._given is None:
+            return self._denoiser(x_t, times)
+        if self.renoises:
+            alpha, sigma = self.noise(t)
+            noised = alpha * self.numbers(self._given.rows) + sigma * self.normal()
+            x_t = self.move_numbers(x_t, torch.where(self.numbers(self._given.known), noised, self.numbers(x_t)))
+        return self._impose(self._denoiser(x_t, times, self._given.known))
+
+    def arrive(self, x_s: Numbers, x_t: Rows, x0_hat: Rows, t: Tensor, s: Tensor) -> Rows:
+        """Rows at s whose numbers are `x_s`: reveals discrete columns and puts fixed features back."""
+        if self._masking is None:
+            return self._impose(x_s)
+        m_t, m_s = (self._denoiser.schedule.hidden_share(time) for time in (t, s))
+        share = float((m_t - m_s) / m_t) if m_t > 0 else 1.0
+        return self._impose(torch.cat([x_s, self._masking.reveal(x_t, x0_hat, share, self._generator)], dim=1))
+
+    def back(self, x_s: Rows, x_t: Rows, at: Noise, to: Noise) -> Rows:
+        r"""Noise from s to t: `x_t = r x_s + \sqrt{\sigma_t^2 - r^2 \sigma_s^2} z`, `r = \alpha_t / \alpha_s`.
+
+        Discrete columns are again what they were at t.
+        """
+        ratio = at.alpha / to.alpha
+        z = self.normal()
+        return self.move_numbers(x_t, ratio * self.numbers(x_s) + (at.sigma**2 - (ratio * to.sigma) ** 2).sqrt() * z)
+
+    def move_numbers(self, rows: Rows, numbers: Numbers) -> Rows:
+        """The rows with other numbers, fixed ones apart."""
+        return self._impose(torch.cat([numbers, rows[:, self._num_numbers :]], dim=1))
+
+    def _impose(self, rows: Rows) -> Rows:
+        return rows if self._given is None else torch.where(self._given.known, self._given.rows, rows)

@@ -35,6 +35,10 @@ class Schedule(abc.ABC):
     def grid(self, num_steps: int) -> TimeGrid:
         """The `num_steps + 1` times a sampler visits, from pure noise to the noise-free time."""
 
+    @abc.abstractmethod
+    def hidden_share(self, t: Tensor) -> Tensor:
+        """Probability `m_t` that a discrete column is hidden at the times `t`: 0 when clean, 1 in pure noise."""
+
     def time_feature(self, t: Tensor) -> Tensor:
         """What the backbone is told about the time, of order 1 to 1000."""
         return t
@@ -82,6 +86,10 @@ class DiscreteSchedule(Schedule):
             )
         return torch.linspace(self.num_levels, 0, num_steps + 1, dtype=torch.float64).round()
 
+    def hidden_share(self, t: Tensor) -> Tensor:
+        """`m_t = t / T` (Sahoo et al. 2024, the linear schedule)."""
+        return t / self.num_levels
+
 
 def linear_schedule(num_levels: int = 1000, first: float = 1e-4, last: float = 0.02) -> DiscreteSchedule:
     r"""`\beta_t` linear from `first` to `last` (Ho et al. 2020, section 4)."""
@@ -106,9 +114,9 @@ class EDMSchedule(Schedule):
     def __init__(
         self,
         smallest: float = 0.002,
-        largest: float = 80.0,
+        largest: float = 20.0,
         rho: float = 7.0,
-        log_mean: float = -2.0,
+        log_mean: float = -1.2,
         log_std: float = 1.8,
     ) -> None:
         """Keeps the scales.
@@ -138,6 +146,11 @@ class EDMSchedule(Schedule):
             self.largest ** (1 / self.rho), self.smallest ** (1 / self.rho), num_steps, dtype=torch.float64
         )
         return torch.cat([root**self.rho, root.new_zeros(1)])
+
+    def hidden_share(self, t: Tensor) -> Tensor:
+        """Root of the share of the grid that is left: fewer discrete columns are revealed while numbers are noise."""
+        first, last = self.largest ** (1 / self.rho), self.smallest ** (1 / self.rho)
+        return ((t ** (1 / self.rho) - last) / (first - last)).clamp(0, 1).sqrt()
 
     def time_feature(self, t: Tensor) -> Tensor:
         r"""`c_{noise} = \frac14 \ln\sigma` (table 1), times 1000 to span the embedding's frequencies."""

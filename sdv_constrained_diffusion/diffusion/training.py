@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,13 +14,21 @@ from tqdm import tqdm
 from sdv_constrained_diffusion._types import Rows
 from sdv_constrained_diffusion.diffusion.denoiser import Denoiser
 
+_UNLIMITED = 10**9
+"""Epochs of a run that ends by its time."""
+
+_BAR = '{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}'
+
 
 @dataclass(frozen=True)
 class TrainingPlan:
     """How a denoiser is trained.
 
     Attributes:
-        epochs: passes over the training rows.
+        epochs: passes over the training rows; None for as many as the time allows.
+        max_steps: most optimiser steps, however many epochs: whole epochs are left out, but at least one is made.
+        max_time: processor seconds after which training ends, in the middle of an epoch if need be; None for no limit.
+            The learning rate follows the time then, so a run on another machine gives another model.
         batch_size: rows per optimiser step.
         learning_rate: largest learning rate.
         weight_decay: AdamW's decoupled decay; 0 is Adam.
@@ -31,7 +40,9 @@ class TrainingPlan:
         clip: largest gradient norm of a step; infinite switches clipping off.
     """
 
-    epochs: int = 500
+    epochs: int | None = 500
+    max_steps: int | None = None
+    max_time: float | None = None
     batch_size: int = 512
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
@@ -56,9 +67,19 @@ class TrainingRecord:
     cpu_seconds: list[float] = field(default_factory=list)
 
 
+class TrainingRows(Protocol):
+    """Rows of model space that are written out when they are asked for; a tensor will do."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    def __getitem__(self, index: Tensor) -> Rows:
+        """The rows of these numbers, shape (row, feature)."""
+
+
 def train(
     denoiser: Denoiser,
-    draw_rows: Callable[[torch.Generator], Rows],
+    draw_rows: Callable[[torch.Generator], TrainingRows],
     plan: TrainingPlan,
     generator: torch.Generator,
     verbose: bool = False,
@@ -67,54 +88,84 @@ def train(
 
     Args:
         denoiser: the denoiser; its parameters' device is where the work is done.
-        draw_rows: gives all clean rows of model space for an epoch, shape (row, feature); called once per epoch, so
-            that point masses are spread anew each time.
+        draw_rows: gives all clean rows of model space for an epoch; called once per epoch, so that what the values
+            leave open is drawn anew each time.
         plan: epochs, batch size, learning rate and the like.
         generator: the only source of randomness.
         verbose: show a progress bar with the loss, when on a terminal.
     """
     rows = draw_rows(generator)
     batches = math.ceil(len(rows) / plan.batch_size)
+    epochs = _UNLIMITED if plan.epochs is None else plan.epochs
+    if plan.max_steps is not None:
+        epochs = max(min(epochs, plan.max_steps // batches), 1)
     optimizer = torch.optim.AdamW(
         denoiser.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
     )
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate(plan, plan.epochs * batches))
+    clock = _Clock(plan, epochs * batches)
     averaged = AveragedModel(denoiser, multi_avg_fn=_running_mean(plan.ema)) if plan.ema else None
     record = TrainingRecord()
-    with tqdm(range(plan.epochs), desc='Training', unit='epoch', disable=None if verbose else True) as bar:
-        for epoch in bar:
-            start = time.process_time()
-            total = 0.0
+    with tqdm(total=100, desc='Training', bar_format=_BAR, disable=None if verbose else True) as bar:
+        for epoch in range(epochs):
+            start, total, seen = time.process_time(), 0.0, 0
             for batch in torch.randperm(len(rows), generator=generator).split(plan.batch_size):
+                for group in optimizer.param_groups:
+                    group['lr'] = plan.learning_rate * clock.rate()
                 loss = denoiser.loss(rows[batch], generator).mean()
                 optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(denoiser.parameters(), plan.clip)
                 optimizer.step()
-                scheduler.step()
                 if averaged is not None:
                     averaged.update_parameters(denoiser)
-                total += loss.item() * len(batch)
-            record.losses.append(total / len(rows))
+                total, seen = total + loss.item() * len(batch), seen + len(batch)
+                if clock.tick():
+                    break
+            record.losses.append(total / seen)
             record.cpu_seconds.append(time.process_time() - start)
-            bar.set_postfix(loss=f'{record.losses[-1]:.4f}')
-            if epoch + 1 < plan.epochs:
+            bar.set_postfix(epoch=epoch + 1, loss=f'{record.losses[-1]:.4f}', refresh=False)
+            bar.update(100 * clock.progress - bar.n)
+            if clock.over:
+                break
+            if epoch + 1 < epochs:
                 rows = draw_rows(generator)
     if averaged is not None:
         denoiser.load_state_dict(averaged.module.state_dict())
     return record
 
 
-def _rate(plan: TrainingPlan, num_steps: int) -> Callable[[int], float]:
-    """Learning rate at a step, as a share of the largest."""
-    if plan.decay == 'exponential':
-        return lambda step: plan.decay_factor ** (step // plan.decay_steps)
-    warmup = max(min(plan.warmup_steps, num_steps // 10), 1)
+class _Clock:
+    """How far a run is, by its steps or, where that is farther, by its time."""
 
-    def cosine(step: int) -> float:
-        return min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * min(step / num_steps, 1))))
+    def __init__(self, plan: TrainingPlan, num_steps: int) -> None:
+        """Starts the clock."""
+        self._plan, self._num_steps, self._step = plan, num_steps, 0
+        self._start, self._elapsed = time.process_time(), 0.0
+        self._warmup = max(min(plan.warmup_steps, num_steps // 10), 1)
 
-    return cosine
+    def rate(self) -> float:
+        """Learning rate of the next step, as a share of the largest."""
+        plan, step = self._plan, self._step
+        if plan.decay == 'exponential':
+            return plan.decay_factor ** (step // plan.decay_steps)
+        return min((step + 1) / self._warmup, 0.5 * (1 + math.cos(math.pi * self.progress)))
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is over."""
+        return min(max(self._step / self._num_steps, self._elapsed), 1.0)
+
+    def tick(self) -> bool:
+        """Counts a step; True when the time is over."""
+        self._step += 1
+        if self._plan.max_time is not None:
+            self._elapsed = (time.process_time() - self._start) / self._plan.max_time
+        return self.over
+
+    @property
+    def over(self) -> bool:
+        """Whether the time is over."""
+        return self._elapsed >= 1
 
 
 def _running_mean(ema: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:

@@ -37,7 +37,7 @@ class Chord:
             values: constrained columns of the training rows, shape (row, column).
         """
         self.system = system
-        self.scale = values.std(0)
+        self.scale = values.std(0, correction=int(len(values) > 1))
         jacobian = system.jacobian(values.mean(0, keepdim=True))[0] * self.scale
         length = jacobian.norm(dim=1)
         # An equation that is flat at the mean row keeps its own unit; no chord step serves it.

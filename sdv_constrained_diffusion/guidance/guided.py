@@ -4,7 +4,7 @@ import abc
 
 import torch
 
-from sdv_constrained_diffusion._types import ColumnMask, PerRow, Rows, Table, Times
+from sdv_constrained_diffusion._types import ColumnMask, FeatureMask, PerRow, Rows, Table, Times
 from sdv_constrained_diffusion.diffusion.denoiser import Denoiser
 from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.tabular.encoder import TableEncoder
@@ -28,7 +28,8 @@ class GuidedDenoiser(Denoiser):
             guidance_scale: strength of the correction; 1 is the method's natural step.
         """
         super().__init__()
-        self._denoiser, self.schedule = denoiser, denoiser.schedule
+        self._denoiser, self.schedule, self.masking = denoiser, denoiser.schedule, denoiser.masking
+        self.conditional = denoiser.conditional
         self._encoder = encoder.select(chord.system.columns)
         self.chord, self.guidance_scale = chord, guidance_scale
 
@@ -42,18 +43,21 @@ class GuidedDenoiser(Denoiser):
             t: each row's time.
         """
 
-    def forward(self, x_t: Rows, t: Times) -> Rows:
+    def forward(self, x_t: Rows, t: Times, known: FeatureMask | None = None) -> Rows:
         """Noisy rows and times -> `x0_hat`, corrected in rows with more signal than noise that the correction helps.
 
         Earlier estimates are blurred means that no row of the table looks like; correcting them costs time and gains
-        nothing. Values in a point mass stay exactly there. A row whose residual would not shrink stays as it is.
+        nothing. Known values and those in a point mass stay exactly where they are. A row whose residual would not
+        shrink stays as it is.
         """
-        x0_hat = self._denoiser(x_t, t)
+        x0_hat = self._denoiser(x_t, t, known)
         alpha, sigma = self.schedule.noise(t)
         clear = alpha >= sigma
         if clear.any():
             values = self._encoder.decode(x0_hat[clear])
             fixed = self._encoder.point_masses(values)
+            if known is not None:
+                fixed = fixed | self._encoder.known_columns(known[clear])
             corrected = self.correct(values, fixed, t[clear])
             # The one Jacobian does not serve every row of a curved law. NaN counts as no help.
             helps = self.chord.deviation(corrected).norm(dim=1) < self.chord.deviation(values).norm(dim=1)

@@ -1,60 +1,112 @@
 """A processed table <-> rows in model space."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
+from sdv_constrained_diffusion._layout import Layout
 from sdv_constrained_diffusion._numbers import finite_numbers
-from sdv_constrained_diffusion._types import ColumnMask, Rows, Table
-from sdv_constrained_diffusion.tabular.columns import AffineCodec, ColumnCodec, ConstantCodec
+from sdv_constrained_diffusion._types import Codes, ColumnMask, FeatureMask, Rows, Table
+from sdv_constrained_diffusion.errors import DataError
+from sdv_constrained_diffusion.tabular.categories import Categories
+from sdv_constrained_diffusion.tabular.columns import AffineCodec, ColumnCodec, ConstantCodec, DiscreteCodec
+from sdv_constrained_diffusion.tabular.inflated import InflatedCodec
+from sdv_constrained_diffusion.tabular.masses import exact_values, is_constant, observed_levels
 from sdv_constrained_diffusion.tabular.quantiles import QuantileCodec
 
 SCALINGS: dict[str, type[AffineCodec] | type[QuantileCodec]] = {'minmax': AffineCodec, 'quantile': QuantileCodec}
-"""Codecs of columns that vary, by the name that presets use."""
+"""Codecs of numbers that vary, by the name that presets use."""
 
 
 @dataclass(frozen=True)
 class _Part:
-    """The columns of one kind: their codec, their places in the table, their places in a row of model space."""
+    """Some columns: their codec, their places in the table, those of their numbers and of their blocks in a row."""
 
     codec: ColumnCodec
     columns: list[int]
-    features: list[int]
+    numbers: list[int]
+    blocks: list[int]
 
 
 class TableEncoder:
     """The codecs of a table.
 
+    A table is held as float64: numbers in their columns' units, NaN where missing, discrete columns by their codes.
+
     Attributes:
         columns: the columns' names.
-        num_features: width of a row in model space.
+        layout: where numbers and discrete states stand in a row of model space.
     """
 
-    def __init__(self, columns: Sequence[str], parts: Sequence[_Part], num_features: int) -> None:
-        """Keeps the parts."""
-        self.columns, self._parts, self.num_features = tuple(columns), tuple(parts), num_features
+    def __init__(
+        self,
+        columns: Sequence[str],
+        parts: Sequence[_Part],
+        layout: Layout,
+        categories: dict[str, Categories],
+        lattices: dict[str, Tensor],
+    ) -> None:
+        """Keeps the parts; use `fit`."""
+        self.columns, self._parts, self.layout = tuple(columns), tuple(parts), layout
+        self._categories, self._lattices = categories, lattices
 
     @classmethod
-    def fit(cls, data: pd.DataFrame, scaling: str = 'quantile') -> 'TableEncoder':
-        """Fits the codecs; columns of one value get no feature.
+    def fit(
+        cls,
+        data: pd.DataFrame,
+        scaling: str = 'quantile',
+        discrete: Collection[str] = (),
+        continuous: Collection[str] = (),
+    ) -> 'TableEncoder':
+        """Fits the codecs.
+
+        A column of one value gets no feature; a column of numbers gets one, with 'quantile' also a state when it takes
+        some values exactly and often, and in any case when values are missing; a discrete column gets a state.
 
         Args:
-            data: a processed table, every column numeric and finite.
+            data: a processed table.
             scaling: 'quantile' (normal scores) or 'minmax' ([-1, 1]).
+            discrete: columns whose values are categories; all others must be numbers.
+            continuous: columns of numbers that need not be delivered as one of the few values they were observed with.
 
         Raises:
-            DataError: a column is not numeric, or holds NaN or inf.
+            DataError: a column that is not discrete is not numeric, or holds inf.
         """
-        values = np.stack([finite_numbers(data[name], 'The encoder') for name in data.columns], axis=1)
-        constant = np.ptp(values, axis=0) <= 1e-9 * abs(values).max(0)
-        same, varied = np.flatnonzero(constant).tolist(), np.flatnonzero(~constant).tolist()
-        parts = [_Part(ConstantCodec.fit(values[:, same]), same, [])] if same else []
-        if varied:
-            parts.append(_Part(SCALINGS[scaling].fit(values[:, varied]), varied, list(range(len(varied)))))
-        return cls(list(data.columns), parts, len(varied))
+        categories = {name: Categories.fit(data[name]) for name in data.columns if name in discrete}
+        values = _values(data, categories)
+        lattices: dict[str, Tensor] = {}
+        found: list[tuple[ColumnCodec, list[int]]] = []
+        same, plain, levels = [], [], []
+        for place, name in enumerate(data.columns):
+            column = values[:, place]
+            if is_constant(column):
+                same.append(place)
+            elif name in categories:
+                levels.append(place)
+            elif codec := _inflated(column, scaling):
+                found.append((codec, [place]))
+            else:
+                plain.append(place)
+            if name not in categories and name not in continuous and len(lattice := observed_levels(column)):
+                lattices[name] = torch.from_numpy(lattice)
+        if same:
+            found.append((ConstantCodec.fit(values[:, same]), same))
+        if plain:
+            found.insert(0, (SCALINGS[scaling].fit(values[:, plain]), plain))
+        if levels:
+            found.append((DiscreteCodec.fit(values[:, levels]), levels))
+        parts, layout = _arrange(found)
+        return cls(list(data.columns), parts, layout, categories, lattices)
+
+    @property
+    def num_features(self) -> int:
+        """Width of a row in model space."""
+        return self.layout.num_features
 
     def select(self, columns: Sequence[str]) -> 'TableEncoder':
         """The part of this encoder that reads and writes the named columns of the same model space."""
@@ -64,46 +116,164 @@ class TableEncoder:
             chosen = [part.columns.index(column) for column in wanted if column in part.columns]
             if chosen:
                 places = [wanted.index(part.columns[i]) for i in chosen]
-                features = [part.features[i] for i in chosen] if part.features else []
-                parts.append(_Part(part.codec.select(chosen), places, features))
-        return TableEncoder(columns, parts, self.num_features)
+                numbers = [part.numbers[i] for i in chosen] if part.numbers else []
+                blocks = [part.blocks[i] for i in chosen] if part.blocks else []
+                parts.append(_Part(part.codec.select(chosen), places, numbers, blocks))
+        return TableEncoder(columns, parts, self.layout, self._categories, self._lattices)
+
+    def values(self, data: pd.DataFrame) -> Table:
+        """The columns of a processed table, shape (row, column), in the order of `columns`.
+
+        Raises:
+            DataError: a discrete column holds an unknown value, another one no number, inf, or a missing value although
+                no training row lacks one.
+        """
+        values = torch.from_numpy(_values(data[list(self.columns)], self._categories))
+        unknown = values.isnan() & ~self.point_masses(values)
+        if unknown.any():
+            name = self.columns[int(unknown.any(0).long().argmax())]
+            raise DataError(f'Column {name!r} cannot be missing: no training row lacks its value. Give it a value.')
+        return values
+
+    def frame(self, values: Table) -> pd.DataFrame:
+        """A table as a processed DataFrame with index 0, 1, ...; columns of few values get the nearest of these."""
+        columns: dict[str, Any] = {}
+        for name, column in zip(self.columns, values.T.contiguous(), strict=True):
+            if name in self._categories:
+                columns[name] = self._categories[name].values(column.long().numpy())
+            else:
+                columns[name] = _nearest(column, self._lattices.get(name)).numpy()
+        return pd.DataFrame(columns, index=range(len(values)))
 
     def encode(self, values: Table, generator: torch.Generator | None = None) -> Rows:
-        """Values in the columns' units -> features.
+        """Values -> features.
 
         Args:
             values: shape (row, column) in the order of `columns`, float64.
-            generator: draws the place inside point masses; their median without one.
+            generator: draws what values leave open, such as the place inside point masses; medians without one.
         """
-        rows = values.new_zeros(values.shape[0], self.num_features)
+        return self.training_rows(values, generator)[torch.arange(len(values))]
+
+    def training_rows(self, values: Table, generator: torch.Generator | None = None) -> 'EncodedRows':
+        """As `encode`, but features come into being when rows are asked for: wide tables would not fit into memory."""
+        numbers = values.new_zeros(len(values), self.layout.num_numbers)
+        codes = torch.full((len(values), self.layout.num_blocks), -1, dtype=torch.int64)
         for part in self._parts:
-            rows[:, part.features] = part.codec.encode(values[:, part.columns], generator)
-        return rows
+            numbers[:, part.numbers] = part.codec.encode(values[:, part.columns], generator)
+            codes[:, part.blocks] = part.codec.states(values[:, part.columns])
+        return EncodedRows(numbers, codes, self.layout)
 
     def decode(self, rows: Rows) -> Table:
-        """Features -> values in the columns' units, shape (row, column); differentiable."""
-        decoded = torch.cat([part.codec.decode(rows[:, part.features]) for part in self._parts], dim=1)
+        """Features -> values, shape (row, column); differentiable by the numbers."""
+        numbers, codes = self.layout.numbers(rows), self.layout.codes(rows)
+        decoded = [part.codec.decode(numbers[:, part.numbers], codes[:, part.blocks]) for part in self._parts]
         order = np.argsort([column for part in self._parts for column in part.columns])
-        return decoded[:, order]
+        return torch.cat([rows.new_zeros(len(rows), 0), *decoded], dim=1)[:, order]
 
     def point_masses(self, values: Table) -> ColumnMask:
-        """True where a value is exact by nature: constant columns and limits that many rows sit on."""
+        """True where a value is exact by nature: constants, categories, limits that many rows sit on."""
         mask = torch.zeros_like(values, dtype=torch.bool)
         for part in self._parts:
             mask[:, part.columns] = part.codec.point_masses(values[:, part.columns])
         return mask
 
     def replace(self, rows: Rows, values: Table, where: ColumnMask) -> Rows:
-        """Rows whose columns have been set to new values where asked, all other features kept.
+        """Rows whose numbers have been set to new values where asked, all other features kept.
 
         Args:
             rows: shape (row, feature) of the whole model space.
             values: shape (row, column), new values in the columns' units.
-            where: shape (row, column), True where the new value counts.
+            where: shape (row, column), True where the new value counts; only numbers are replaced.
         """
         replaced = rows.clone()
         for part in self._parts:
-            if part.features:
+            if part.numbers:
                 encoded = part.codec.encode(values[:, part.columns])
-                replaced[:, part.features] = torch.where(where[:, part.columns], encoded, rows[:, part.features])
+                replaced[:, part.numbers] = torch.where(where[:, part.columns], encoded, rows[:, part.numbers])
         return replaced
+
+    def features(self, columns: ColumnMask) -> FeatureMask:
+        """The features that the marked columns own, shape (row, column) -> (row, feature)."""
+        numbers = columns.new_zeros(len(columns), self.layout.num_numbers)
+        blocks = columns.new_zeros(len(columns), self.layout.num_blocks)
+        for part in self._parts:
+            if part.numbers:
+                numbers[:, part.numbers] = columns[:, part.columns]
+            if part.blocks:
+                blocks[:, part.blocks] = columns[:, part.columns]
+        return torch.cat([numbers, self.layout.spread(blocks)], dim=1)
+
+    def known_columns(self, features: FeatureMask) -> ColumnMask:
+        """The columns whose features are marked, shape (row, feature) -> (row, column); the inverse of `features`."""
+        numbers, levels = self.layout.split(features)
+        blocks = self.layout.per_block(levels, lambda view: view.any(2))
+        known = features.new_zeros(len(features), len(self.columns))
+        for part in self._parts:
+            if part.blocks:
+                known[:, part.columns] = blocks[:, part.blocks]
+            elif part.numbers:
+                known[:, part.columns] = numbers[:, part.numbers]
+        return known
+
+
+class EncodedRows:
+    """Rows of model space in small: `rows[index]` writes the discrete states out."""
+
+    def __init__(self, numbers: Tensor, codes: Codes, layout: Layout) -> None:
+        """Keeps numbers, shape (row, number), and codes, shape (row, block), -1 where hidden."""
+        self._numbers, self._codes, self._layout = numbers, codes, layout
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._numbers)
+
+    def __getitem__(self, index: Tensor) -> Rows:
+        """The rows of these numbers, shape (row, feature)."""
+        return torch.cat([self._numbers[index], self._layout.one_hot(self._codes[index])], dim=1)
+
+
+def _values(data: pd.DataFrame, categories: dict[str, Categories]) -> np.ndarray:
+    """A table as float64, shape (row, column)."""
+    columns = [
+        categories[name].codes(data[name]).astype('float64')
+        if name in categories
+        else finite_numbers(data[name], 'The encoder', allow_missing=True)
+        for name in data.columns
+    ]
+    return np.stack(columns, axis=1) if columns else np.zeros((len(data), 0))
+
+
+def _inflated(column: np.ndarray, scaling: str) -> InflatedCodec | None:
+    """The codec of a column that needs a state beside its number; None for one that does not."""
+    present = column[~np.isnan(column)]
+    exact, resolution = exact_values(present) if scaling == 'quantile' else ([], 0.0)
+    rest = present[(np.abs(present[:, None] - np.array(exact)) > resolution).all(1)] if exact else present
+    if len(rest) and is_constant(rest):
+        exact, rest = [*exact, float(np.median(rest))], rest[:0]
+    if not exact and len(present) == len(column):
+        return None
+    return InflatedCodec.fit(column, exact, resolution, SCALINGS[scaling] if len(rest) else None)
+
+
+def _arrange(found: Iterable[tuple[ColumnCodec, list[int]]]) -> tuple[list[_Part], Layout]:
+    """Gives every codec its numbers and blocks; blocks of equal size become neighbours."""
+    found = list(found)
+    sizes = [len(each) for codec, _ in found for each in codec.frequencies]
+    order = np.argsort(sizes, kind='stable')
+    place = np.argsort(order, kind='stable').tolist()
+    frequencies = [each for codec, _ in found for each in codec.frequencies]
+    parts, first_number, first_block = [], 0, 0
+    for codec, columns in found:
+        next_number, next_block = first_number + codec.num_numbers, first_block + len(codec.frequencies)
+        parts.append(_Part(codec, columns, list(range(first_number, next_number)), place[first_block:next_block]))
+        first_number, first_block = next_number, next_block
+    return parts, Layout(first_number, [frequencies[index] for index in order])
+
+
+def _nearest(column: Tensor, lattice: Tensor | None) -> Tensor:
+    """The nearest of the lattice's values, which increase; the column itself without a lattice."""
+    if lattice is None:
+        return column
+    above = torch.searchsorted(lattice, column).clamp(1, len(lattice) - 1)
+    low, high = lattice[above - 1], lattice[above]
+    return torch.where(column.isnan(), column, torch.where(column - low <= high - column, low, high))

@@ -6,11 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdv_constrained_diffusion._types import ColumnMask, PerColumn, Rows, Table
+from sdv_constrained_diffusion._types import Codes, ColumnMask, PerColumn, Rows, Table
 from sdv_constrained_diffusion.tabular.columns import ColumnCodec
-
-NORMAL_WIDTH = 4.652695748081682
-"""Width of a standard normal's central 98 %."""
+from sdv_constrained_diffusion.tabular.masses import RESOLUTION, SMALLEST_SHARE, mass_windows, resolution_of
 
 FARTHEST = 8.0
 """Where the interval of a point mass at an end of its column stops: the normal leaves 1e-15 beyond."""
@@ -34,13 +32,18 @@ class QuantileCodec(ColumnCodec):
             resolution: values no farther than this from a point mass belong to it, in the column's unit.
         """
         self.features, self.values, self.resolution = features, values, resolution
+        self.num_numbers = len(values)
         self._slopes = values.diff() / features.diff()
         flat = self._slopes == 0
         self._in_mass = torch.nn.functional.pad(flat, (1, 0)) | torch.nn.functional.pad(flat, (0, 1))
 
     @classmethod
     def fit(
-        cls, values: np.ndarray, num_knots: int = 200, smallest_mass: float = 0.01, resolution: float = 1e-6
+        cls,
+        values: np.ndarray,
+        num_knots: int = 200,
+        smallest_mass: float = SMALLEST_SHARE,
+        resolution: float = RESOLUTION,
     ) -> 'QuantileCodec':
         """Fits the knots on some columns.
 
@@ -48,12 +51,9 @@ class QuantileCodec(ColumnCodec):
             values: finite, at least two of a column distinct, shape (row, column).
             num_knots: number of quantiles between which the map is linear.
             smallest_mass: share of the rows above which a value counts as a point mass.
-            resolution: values closer than this count as one, in standard deviations of a normal as wide as the
-                column's central 98 %.
+            resolution: values closer than this count as one, see `resolution_of`.
         """
-        # Not the standard deviation: one far outlier would make it so large that the rest becomes one point mass.
-        low, high = np.quantile(values, [0.01, 0.99], axis=0)
-        gaps = resolution * (high - low) / NORMAL_WIDTH
+        gaps = resolution_of(values, resolution)
         knots = [_knots(column, gap, num_knots, smallest_mass) for column, gap in zip(values.T, gaps, strict=True)]
         longest = max(map(len, knots)) + 1
         features, knot_values = torch.from_numpy(np.stack([_extend(each, longest) for each in knots])).unbind(2)
@@ -74,9 +74,9 @@ class QuantileCodec(ColumnCodec):
         high = torch.where(first_above == self.values.shape[1], FARTHEST, self._at(self.features, first_above - 1))
         return torch.where(first_above - first_at >= 2, _between(low, high, generator), linear).T
 
-    def decode(self, features: Rows) -> Table:
+    def decode(self, numbers: Rows, states: Codes | None = None) -> Table:
         """Values in the columns' units; each derivative is its segment's slope."""
-        x = features.T.contiguous()
+        x = numbers.T.contiguous()
         segment = (torch.searchsorted(self.features, x.detach(), right=True) - 1).clamp(0, self._slopes.shape[1] - 1)
         return (
             self._at(self.values, segment) + (x - self._at(self.features, segment)) * self._at(self._slopes, segment)
@@ -116,7 +116,7 @@ def _knots(values: np.ndarray, resolution: float, num_knots: int, smallest_mass:
     """Knots (feature, value) of one column, shape (knot, 2): two per point mass, quantiles between the masses."""
     ordered = np.sort(values)
     num_rows = len(ordered)
-    masses = _masses(ordered, resolution, max(smallest_mass * num_rows, 1.0))
+    masses = mass_windows(ordered, resolution, max(smallest_mass * num_rows, 1.0))
     knots, free_from = [], 0
     for start, end in [*masses, (num_rows, num_rows)]:
         number = max(round(num_knots * (start - free_from) / num_rows), 2)
@@ -130,26 +130,6 @@ def _knots(values: np.ndarray, resolution: float, num_knots: int, smallest_mass:
     rank, value = np.array(knots).T
     feature = torch.special.ndtri(torch.from_numpy(rank / num_rows)).numpy()
     return np.stack([feature, value], axis=1)
-
-
-def _masses(ordered: np.ndarray, resolution: float, fewest: float) -> list[tuple[int, int]]:
-    """Where more than `fewest` sorted values lie within the resolution, as (start, end), the fullest first to be found.
-
-    Two masses are farther than the resolution from each other, so that no value belongs to both.
-    """
-    starts = np.arange(len(ordered))
-    ends = np.searchsorted(ordered, ordered + resolution, side='right')
-    masses = []
-    while (ends - starts).max() > fewest:
-        start = int((ends - starts).argmax())
-        end = int(ends[start])
-        masses.append((start, end))
-        before = np.searchsorted(ordered, ordered[start] - resolution)
-        # Past equal values too: with a resolution of 0 the mass itself would otherwise be found again for ever.
-        after = np.searchsorted(ordered, ordered[end - 1] + resolution, side='right')
-        ends[:start] = np.minimum(ends[:start], before)
-        ends[start:after] = starts[start:after]
-    return sorted(masses)
 
 
 def _extend(knots: np.ndarray, number: int) -> np.ndarray:

@@ -8,12 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from sdv_constrained_diffusion._layout import Layout
 from sdv_constrained_diffusion.diffusion.backbone import PlainMLP, ResidualMLP, SinusoidalEmbedding
 from sdv_constrained_diffusion.diffusion.denoiser import NoisePredictor, PreconditionedDenoiser
 from sdv_constrained_diffusion.diffusion.schedule import EDMSchedule, linear_schedule
 
 DDPM = linear_schedule()
 EDM = EDMSchedule()
+NUMBERS = Layout(10)
+"""Rows of up to ten features, all of them numbers."""
 
 
 class Formula(nn.Module):
@@ -44,7 +47,7 @@ def test_tweedie_gives_the_posterior_mean(t, mean, variance, seed):
     r"""The exact noise of `x_0 ~ N(m, v)`, `-\sigma \nabla \log p(x_t)`, must give the conditional mean of x_0."""
     alpha, sigma = DDPM.noise(torch.tensor(t, dtype=torch.float64))
     marginal = alpha**2 * variance + sigma**2
-    denoiser = NoisePredictor(Formula(lambda x, _: sigma * (x - alpha * mean) / marginal), DDPM)
+    denoiser = NoisePredictor(Formula(lambda x, _: sigma * (x - alpha * mean) / marginal), DDPM, NUMBERS)
     x_t = normal(5, 3, seed=seed)
     expected = mean + alpha * variance / marginal * (x_t - alpha * mean)
     # Dividing by alpha, 0.0063 at t = 1000, multiplies rounding errors of numbers of order one by 160.
@@ -56,7 +59,7 @@ def test_tweedie_undoes_the_noising():
     x_0, eps = normal(6, 4), normal(6, 4, seed=1)
     t = torch.tensor([1.0, 10, 100, 500, 900, 1000]).double()
     alpha, sigma = DDPM.noise(t[:, None])
-    x0_hat = NoisePredictor(Formula(lambda *_: eps), DDPM)(alpha * x_0 + sigma * eps, t)
+    x0_hat = NoisePredictor(Formula(lambda *_: eps), DDPM, NUMBERS)(alpha * x_0 + sigma * eps, t)
     torch.testing.assert_close(x0_hat, x_0, rtol=0, atol=1e-12)  # as above
 
 
@@ -64,7 +67,7 @@ def test_noise_predictors_loss_is_the_plain_formula():
     """Algorithm 1 written out with the same draws: times first, then noise."""
     backbone = Formula(lambda x, t: 0.3 * x + t[:, None] / 1000)
     x_0 = normal(64, 3)
-    loss = NoisePredictor(backbone, DDPM).loss(x_0, generator(5))
+    loss = NoisePredictor(backbone, DDPM, NUMBERS).loss(x_0, generator(5))
     draws = generator(5)
     t = DDPM.draw(64, draws)
     eps = torch.randn(64, 3, generator=draws, dtype=torch.float64)
@@ -82,7 +85,7 @@ def test_noise_predictors_best_loss_is_the_conditional_variance():
         return DDPM.noise(t[:, None]).sigma * x
 
     num_rows = 40_000
-    loss = NoisePredictor(Formula(exact), DDPM).loss(normal(num_rows, 2), generator(1))
+    loss = NoisePredictor(Formula(exact), DDPM, NUMBERS).loss(normal(num_rows, 2), generator(1))
     expected = DDPM.alpha_bar[1:].mean().item()
     assert loss.mean().item() == pytest.approx(
         expected, abs=4 * loss.std().item() / math.sqrt(num_rows)
@@ -96,8 +99,8 @@ def test_preconditioning_coefficients(sigma, seed):
     x_t = normal(4, 3, seed=seed)
     t = torch.full((4,), sigma, dtype=torch.float64)
     zero, one = Formula(lambda x, _: torch.zeros_like(x)), Formula(lambda x, _: torch.ones_like(x))
-    skipped = PreconditionedDenoiser(zero, EDM)(x_t, t)
-    shifted = PreconditionedDenoiser(one, EDM)(x_t, t)
+    skipped = PreconditionedDenoiser(zero, EDM, NUMBERS)(x_t, t)
+    shifted = PreconditionedDenoiser(one, EDM, NUMBERS)(x_t, t)
     root = math.sqrt(1 + sigma**2)
     # A few roundings; c_out is seen as a difference with numbers of order one.
     torch.testing.assert_close(skipped, x_t / (1 + sigma**2), rtol=1e-14, atol=0)
@@ -117,10 +120,10 @@ def test_inputs_and_targets_have_unit_variance(sigma):
     t = torch.full((2,), sigma, dtype=torch.float64)
     backbone = Formula(lambda x, _: torch.zeros_like(x))
     unit_x0, unit_eps = torch.tensor([[1.0], [0.0]]).double(), torch.tensor([[0.0], [1.0]]).double()
-    skipped = PreconditionedDenoiser(backbone, EDM)(unit_x0 + sigma * unit_eps, t)
+    skipped = PreconditionedDenoiser(backbone, EDM, NUMBERS)(unit_x0 + sigma * unit_eps, t)
     assert backbone.asked[0][0].square().sum().item() == pytest.approx(1, rel=1e-14)  # a few roundings
     one = Formula(lambda x, _: torch.ones_like(x))
-    c_out = PreconditionedDenoiser(one, EDM)(torch.zeros(2, 1).double(), t)
+    c_out = PreconditionedDenoiser(one, EDM, NUMBERS)(torch.zeros(2, 1).double(), t)
     # For small sigma the target is a difference of nearly equal numbers, divided by sigma: eps / 1e-2.
     assert ((unit_x0 - skipped) / c_out).square().sum().item() == pytest.approx(1, rel=1e-12)
 
@@ -128,7 +131,7 @@ def test_inputs_and_targets_have_unit_variance(sigma):
 def test_untrained_networks_loss_is_one_in_expectation():
     r"""An output layer of zeros leaves the target itself: its variance, 1, for unit normal rows at every sigma."""
     torch.manual_seed(0)
-    denoiser = PreconditionedDenoiser(ResidualMLP(2, width=8, depth=1, time_width=4), EDM)
+    denoiser = PreconditionedDenoiser(ResidualMLP(2, width=8, depth=1, time_width=4), EDM, NUMBERS)
     num_rows = 40_000
     loss = denoiser.loss(normal(num_rows, 2), generator(1)).detach()
     assert loss.mean().item() == pytest.approx(1, abs=4 * loss.std().item() / math.sqrt(num_rows))  # 4 standard errors
@@ -139,7 +142,7 @@ def test_untrained_networks_loss_is_one_in_expectation():
 def test_preconditioned_loss_is_the_plain_formula():
     backbone = Formula(lambda x, c: 0.5 * x.flip(1) + c[:, None] / 1000)
     x_0 = normal(32, 3)
-    loss = PreconditionedDenoiser(backbone, EDM).loss(x_0, generator(2))
+    loss = PreconditionedDenoiser(backbone, EDM, NUMBERS).loss(x_0, generator(2))
     draws = generator(2)
     sigma = EDM.draw(32, draws)[:, None]
     x_t = x_0 + sigma * torch.randn(32, 3, generator=draws, dtype=torch.float64)
@@ -154,7 +157,7 @@ def test_preconditioned_loss_is_the_plain_formula():
 def test_float64_outside_float32_inside(kind):
     schedule = DDPM if kind is NoisePredictor else EDM
     backbone = Formula(lambda x, _: x, dtype=torch.float32)
-    denoiser = kind(backbone, schedule)
+    denoiser = kind(backbone, schedule, NUMBERS)
     t = torch.tensor([1.0, 2.0]).double()
     assert denoiser(normal(2, 3), t).dtype == torch.float64
     assert [x.dtype for x in backbone.asked[0]] == [torch.float32, torch.float32]
@@ -164,8 +167,8 @@ def test_float64_outside_float32_inside(kind):
 @pytest.mark.parametrize(
     'denoiser',
     [
-        NoisePredictor(PlainMLP(3, width=16, depth=2), DDPM),
-        PreconditionedDenoiser(ResidualMLP(3, width=16, depth=2, time_width=8), EDM),
+        NoisePredictor(PlainMLP(3, width=16, depth=2), DDPM, NUMBERS),
+        PreconditionedDenoiser(ResidualMLP(3, width=16, depth=2, time_width=8), EDM, NUMBERS),
     ],
     ids=['noise', 'preconditioned'],
 )

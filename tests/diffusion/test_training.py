@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from sdv_constrained_diffusion._layout import Layout
 from sdv_constrained_diffusion.diffusion.backbone import ResidualMLP
 from sdv_constrained_diffusion.diffusion.denoiser import Denoiser, PreconditionedDenoiser
 from sdv_constrained_diffusion.diffusion.schedule import EDMSchedule
@@ -27,7 +28,7 @@ def gaussian_rows(num_rows, generator, covariance=COVARIANCE):
 
 def network(seed=0, width=32):
     torch.manual_seed(seed)
-    return PreconditionedDenoiser(ResidualMLP(2, width=width, depth=2, time_width=16), EDMSchedule())
+    return PreconditionedDenoiser(ResidualMLP(2, width=width, depth=2, time_width=16), EDMSchedule(), Layout(2))
 
 
 class Slope(Denoiser):
@@ -38,7 +39,7 @@ class Slope(Denoiser):
         self.weight = nn.Parameter(torch.zeros((), dtype=torch.float64))
         self.slope, self.visited, self.rows = slope, [], []
 
-    def forward(self, x_t, t):
+    def forward(self, x_t, t, known=None):
         return x_t
 
     def loss(self, x_0, generator):

@@ -52,7 +52,7 @@ class Echo(Denoiser):
         super().__init__()
         self.schedule = schedule
 
-    def forward(self, x_t, t):
+    def forward(self, x_t, t, known=None):
         return x_t
 
     def loss(self, x_0, generator):
@@ -66,7 +66,7 @@ class Gaussian(Denoiser):
         super().__init__()
         self.schedule, self.mean, self.cov = schedule, rows.mean(0), torch.cov(rows.T)
 
-    def forward(self, x_t, t):
+    def forward(self, x_t, t, known=None):
         alpha, sigma = self.schedule.noise(t[:, None, None])
         spread = alpha**2 * self.cov + sigma**2 * torch.eye(len(self.mean), dtype=torch.float64)
         centred = (x_t - alpha[:, 0] * self.mean)[:, :, None]

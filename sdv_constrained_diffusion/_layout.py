@@ -1,0 +1,82 @@
+"""How a row of model space is laid out: numbers first, then one block of features for each discrete column.
+
+A block has one feature per level of its column. In a clean row it is one-hot; in a noisy row it is all zeros while the
+level is hidden; in an estimate it holds the levels' probabilities, which are the posterior mean of the one-hot.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from sdv_constrained_diffusion._types import Blocks, Codes, Levels, Rows
+
+
+class Layout:
+    """Sizes of a row's parts.
+
+    Attributes:
+        num_numbers: features that are numbers.
+        frequencies: of each block, the share of its levels in the training rows; each shape (level,).
+        num_features: width of a row.
+    """
+
+    def __init__(self, num_numbers: int, frequencies: Sequence[Tensor] = ()) -> None:
+        """Keeps the sizes; neighbouring blocks of one size are handled together."""
+        self.num_numbers, self.frequencies = num_numbers, tuple(frequencies)
+        sizes = [len(each) for each in self.frequencies]
+        self._sizes = torch.tensor(sizes, dtype=torch.int64)
+        self._runs = [(size, len(list(run))) for size, run in itertools.groupby(sizes)]
+        self.num_features = num_numbers + sum(sizes)
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of discrete columns."""
+        return len(self.frequencies)
+
+    def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers, shape (row, number), and the features of all blocks, shape (row, level)."""
+        return rows[:, : self.num_numbers], rows[:, self.num_numbers :]
+
+    def numbers(self, rows: Tensor) -> Tensor:
+        """The number features, shape (row, number)."""
+        return rows[:, : self.num_numbers]
+
+    def levels(self, rows: Tensor) -> Tensor:
+        """The features of all blocks, shape (row, level)."""
+        return rows[:, self.num_numbers :]
+
+    def views(self, levels: Tensor) -> list[Tensor]:
+        """Neighbouring blocks of equal size together, each shape (row, block, level)."""
+        if not self._runs:
+            return [levels.new_zeros(len(levels), 0, 1)]
+        widths = [size * number for size, number in self._runs]
+        parts = zip(levels.split(widths, dim=1), self._runs, strict=True)
+        return [part.unflatten(1, (number, size)) for part, (size, number) in parts]
+
+    def per_block(self, levels: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+        """Reduces each block's levels to one value, shape (row, block); `reduce` works on a view's last axis."""
+        return torch.cat([reduce(view) for view in self.views(levels)], dim=1)
+
+    def per_level(self, levels: Tensor, transform: Callable[[Tensor], Tensor]) -> Tensor:
+        """Transforms each block's levels together, shape (row, level); `transform` works on a view's last axis."""
+        return torch.cat([transform(view).flatten(1) for view in self.views(levels)], dim=1)
+
+    def spread(self, blocks: Tensor) -> Tensor:
+        """One value per block, shape (row, block) -> the same for each of its levels, shape (row, level)."""
+        return blocks.repeat_interleave(self._sizes, dim=1)
+
+    def one_hot(self, codes: Codes) -> Levels:
+        """Codes, shape (row, block), -1 where hidden -> features of all blocks, float64, shape (row, level)."""
+        levels = torch.zeros(len(codes), self.num_features - self.num_numbers, dtype=torch.float64)
+        starts = self._sizes.cumsum(0) - self._sizes
+        return levels.scatter_(1, codes.clamp(min=0) + starts, (codes >= 0).double())
+
+    def codes(self, rows: Rows) -> Codes:
+        """The most probable level of each block, shape (row, block)."""
+        return self.per_block(self.levels(rows), lambda view: view.argmax(2))
+
+    def hidden(self, rows: Rows) -> Blocks:
+        """True for blocks of all zeros, shape (row, block)."""
+        return self.per_block(self.levels(rows) == 0, lambda view: view.all(2))

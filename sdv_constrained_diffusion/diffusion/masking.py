@@ -1,0 +1,81 @@
+r"""Masked (absorbing) diffusion of the discrete columns (Austin et al. 2021, section 3.1; Sahoo et al. 2024, MDLM).
+
+At time t each discrete column is hidden with probability `m_t`, whatever its level; a hidden one says nothing. The
+network gives the levels' probabilities for the hidden ones, and from t to s each is revealed with probability
+`(m_t - m_s) / m_t`. A revealed one never changes, so a level that is fixed from the start is a condition, exactly.
+
+Every rule about discrete columns stands in this file: another treatment replaces it.
+"""
+
+import torch
+from torch import Tensor
+
+from sdv_constrained_diffusion._layout import Layout
+from sdv_constrained_diffusion._types import Blocks, Levels, PerRow, Rows
+
+SMALLEST_SHARE = 1e-6
+"""A level rarer than this starts as if it were this frequent: the logarithm must be finite."""
+
+
+class Masking:
+    """The discrete columns' process for one layout.
+
+    Attributes:
+        layout: where the blocks are.
+        entropies: entropy of each block's level in the training rows, in nats, shape (block,).
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        """Measures the entropies by which the loss is scaled."""
+        self.layout = layout
+        entropies = [float(torch.special.entr(each).sum()) for each in layout.frequencies]
+        self.entropies = torch.tensor(entropies, dtype=torch.float64).clamp(min=1e-2)
+
+    def log_frequencies(self) -> Tensor:
+        """Logits before anything is learned, shape (level,)."""
+        return (
+            torch.cat([torch.zeros(0, dtype=torch.float64), *self.layout.frequencies]).clamp(min=SMALLEST_SHARE).log()
+        )
+
+    def hide(self, x_0: Rows, share: PerRow, generator: torch.Generator) -> tuple[Levels, Blocks]:
+        """Clean rows -> the levels with a share of the blocks hidden, shape (row, level), and which, (row, block)."""
+        draw = torch.rand(len(x_0), self.layout.num_blocks, generator=generator, dtype=torch.float64)
+        hidden = draw < share[:, None]
+        return self.layout.levels(x_0).masked_fill(self.layout.spread(hidden), 0), hidden
+
+    def cross_entropy(self, logits: Levels, x_0: Rows, hidden: Blocks) -> Tensor:
+        """Cross-entropy of the hidden blocks in units of their entropy, 0 for the others, shape (row, block).
+
+        Args:
+            logits: shape (row, level).
+            x_0: clean rows.
+            hidden: the blocks that count, shape (row, block).
+        """
+        layout = self.layout
+        log_probability = layout.per_level(logits, lambda view: view.log_softmax(2)) * layout.levels(x_0)
+        return layout.per_block(-log_probability, lambda view: view.sum(2)) * hidden / self.entropies
+
+    def probabilities(self, logits: Levels, x_t: Rows) -> Levels:
+        """Posterior mean of the blocks, shape (row, level): probabilities where hidden, the level itself elsewhere."""
+        layout = self.layout
+        softmax = layout.per_level(logits, lambda view: view.softmax(2))
+        return torch.where(layout.spread(layout.hidden(x_t)), softmax, layout.levels(x_t))
+
+    def reveal(self, x_t: Rows, x0_hat: Rows, share: float, generator: torch.Generator) -> Levels:
+        """Reveals a share of the hidden blocks, drawing their levels; gives the levels, shape (row, level).
+
+        Args:
+            x_t: noisy rows.
+            x0_hat: estimate of the clean rows, whose blocks hold probabilities.
+            share: probability with which a hidden block is revealed, `(m_t - m_s) / m_t`.
+            generator: the only source of randomness.
+        """
+        layout, size = self.layout, (len(x_t), self.layout.num_blocks)
+        chosen, place = torch.rand(2, *size, generator=generator, dtype=x_t.dtype)
+        revealed = layout.hidden(x_t) & (chosen < share)
+        below = layout.per_level(layout.levels(x0_hat), lambda view: view.cumsum(2))
+        # Inverse of the distribution function; its last value, not 1, so that rounding invents no level.
+        target = layout.spread(place * layout.per_block(below, lambda view: view[:, :, -1]))
+        drawn = layout.per_block(below <= target, lambda view: view.sum(2).clamp(max=view.shape[2] - 1))
+        levels = layout.one_hot(torch.where(revealed, drawn, -1))
+        return torch.where(layout.spread(revealed), levels, layout.levels(x_t))
