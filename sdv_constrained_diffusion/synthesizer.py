@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from rdt.transformers import FloatFormatter, UnixTimestampEncoder
+from sdv.cag._errors import ConstraintNotMetError
 from sdv.errors import NotFittedError, SamplingError, SynthesizerInputError
 from sdv.single_table.base import FIXED_RNG_SEED, BaseSingleTableSynthesizer
 from tqdm import tqdm
@@ -115,6 +116,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         self._guided: list[Constraint] = []
         self._chord: Chord | None = None
         self._given = pd.DataFrame()
+        self._coarse: dict[str, Any] = {}
         self._constraint_diagnosis = pd.DataFrame()
         self._projections: list[tuple[RowCodes, PerRow]] = []
 
@@ -125,11 +127,21 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             data: the table, as SDV of the installed version takes it: `{name: DataFrame}` from 2.0 on, a `DataFrame`
                 before.
         """
-        super().fit(_shallow_copy(data))
+        self._coarse = {}
+        super().fit(self._own(data))
 
     def preprocess(self, data: Any) -> Any:
         """What SDV's transformers make of a table, in the form that `fit_processed_data` takes; data as in `fit`."""
-        return super().preprocess(_shallow_copy(data))
+        return super().preprocess(self._own(data))
+
+    def _own(self, data: Any) -> Any:
+        """The table in a frame whose column names SDV may change; moments in nanoseconds, the only unit RDT reads."""
+        if isinstance(data, dict):
+            return {name: self._own(each) for name, each in data.items()}
+        if not isinstance(data, pd.DataFrame):
+            return data
+        self._coarse |= {str(name): dtype for name, dtype in data.dtypes.items() if _is_coarse(dtype)}
+        return _in_nanoseconds(data)
 
     def add_constraints(self, constraints: list[Any]) -> None:
         """Adds constraints, before `fit`.
@@ -370,6 +382,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             # An SDV constraint computes columns from others: what was imposed may come out otherwise.
             modelled if super().get_constraints() else (),
             self._draw_given,
+            self._obeys_sdv_constraints,
             max_tries_per_batch,
             found,
         )
@@ -390,10 +403,31 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             self._given = pd.DataFrame()
 
     def _known(self, given: pd.DataFrame) -> pd.DataFrame:
-        """The columns of the processed table that given values determine."""
-        transformed = self._transform_conditions_chained_constraints(given)
+        """The columns of the processed table that given values determine.
+
+        Raises:
+            ConstraintNotMetError: the values contradict a constraint of SDV.
+        """
+        given = _in_nanoseconds(given).apply(
+            lambda column: column.where(column.notna(), np.nan) if column.dtype == object else column
+        )
+        for constraint in self._chained_constraints:
+            try:
+                given = constraint.transform(given)
+            except ConstraintNotMetError as error:
+                raise ConstraintNotMetError('Provided conditions are not valid for the given constraints.') from error
+            except Exception:  # It needs columns that are not given; SDV's constraints say so in many ways.
+                LOGGER.debug('%s leaves the given columns as they are.', type(constraint).__name__)
+        transformed = self._transform_conditions(given)
         columns = self._fitted_model('Sampling').encoder.columns
         return transformed[[name for name in columns if name in transformed.columns]].reset_index(drop=True)
+
+    def _obeys_sdv_constraints(self, rows: pd.DataFrame) -> np.ndarray:
+        """Whether each row obeys every constraint of SDV, shape (row,)."""
+        obeys = np.ones(len(rows), dtype=bool)
+        for constraint in [*self._chained_constraints, *self._reject_sampling_constraints]:
+            obeys &= np.asarray(constraint.is_valid(rows), dtype=bool)
+        return obeys
 
     def _sdtype(self, name: str) -> str:
         described = (self._original_metadata if hasattr(self, '_original_metadata') else self.metadata).tables
@@ -405,6 +439,9 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         super()._validate_conditions_unseen_columns(conditions)
         self._projections = []
         _check_guidance(self.guidance, self.guidance_scale)
+        for name in conditions.columns:
+            if self._sdtype(name) == 'numerical':
+                finite_numbers(conditions[name], 'A fixed value', allow_missing=True)
         if self._model is not None:
             known = self._known(conditions.reset_index(drop=True))
             self._model.encoder.select(list(known.columns)).values(known)
@@ -433,6 +470,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         SDV calls it on every batch after RDT and draws replacements for dropped rows.
         """
         sampled = super().reverse_transform_constraints(sampled)
+        sampled = sampled.astype({name: dtype for name, dtype in self._coarse.items() if name in sampled.columns})
         if self._chord is None or not self.projection:
             return sampled
         columns = list(self._chord.system.columns)
@@ -491,11 +529,13 @@ def _check_seed(seed: Any) -> None:
         raise SynthesizerInputError(f"'seed' must be a whole number of at least 0, or None; got {seed!r}.")
 
 
-def _shallow_copy(data: Any) -> Any:
-    """Tables whose column names SDV may change without changing the caller's."""
-    if isinstance(data, dict):
-        return {name: _shallow_copy(each) for name, each in data.items()}
-    return data.copy(deep=False) if isinstance(data, pd.DataFrame) else data
+def _is_coarse(dtype: Any) -> bool:
+    return isinstance(dtype, np.dtype) and dtype.kind == 'M' and dtype != np.dtype('datetime64[ns]')
+
+
+def _in_nanoseconds(data: pd.DataFrame) -> pd.DataFrame:
+    """A shallow copy whose moments are in nanoseconds."""
+    return data.astype({name: 'datetime64[ns]' for name, dtype in data.dtypes.items() if _is_coarse(dtype)}, copy=False)
 
 
 def _check_seconds(argument: str, value: Any) -> None:

@@ -66,9 +66,9 @@ class NoisePredictor(Denoiser):
         return torch.cat([x0_hat, self.masking.probabilities(logits, x_t)], dim=1)
 
     def loss(self, x_0: Rows, generator: torch.Generator) -> PerRow:
-        r"""`(\epsilon - \epsilon_\theta(\alpha_t x_0 + \sigma_t \epsilon, t))^2` (eq. 5); of discrete columns their cross-entropy.
+        r"""`(\epsilon - \epsilon_\theta(\alpha_t x_0 + \sigma_t \epsilon, t))^2` (eq. 5), mean over all columns.
 
-        The mean over all columns; see `Masking`.
+        Of discrete columns it is their cross-entropy, see `Masking`.
         """
         t = self.schedule.draw(len(x_0), generator)
         numbers = self.layout.numbers(x_0)
@@ -113,9 +113,9 @@ class PreconditionedDenoiser(Denoiser):
         return torch.cat([x0_hat, self.masking.probabilities(logits, x_t)], dim=1)
 
     def loss(self, x_0: Rows, generator: torch.Generator) -> PerRow:
-        r"""`\|D(x_0 + \sigma \epsilon; \sigma) - x_0\|^2 / c_{out}^2` (eq. 8 there); of discrete columns their cross-entropy.
+        r"""`\|D(x_0 + \sigma \epsilon; \sigma) - x_0\|^2 / c_{out}^2` (eq. 8 there), mean over all columns.
 
-        The mean over all columns; what is known has no loss. See `Masking`.
+        Of discrete columns it is their cross-entropy, see `Masking`; what is known has no loss.
         """
         t = self.schedule.draw(len(x_0), generator)
         numbers = self.layout.numbers(x_0)

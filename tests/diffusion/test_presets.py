@@ -4,12 +4,16 @@ import pytest
 import torch
 from torch import nn
 
+from sdv_constrained_diffusion._layout import Layout
 from sdv_constrained_diffusion.diffusion.backbone import PlainMLP, ResidualMLP
 from sdv_constrained_diffusion.diffusion.denoiser import NoisePredictor, PreconditionedDenoiser
 from sdv_constrained_diffusion.diffusion.presets import PRESETS, default_preset, paper_preset
-from sdv_constrained_diffusion.diffusion.sampler import AncestralSampler, HeunSampler
+from sdv_constrained_diffusion.diffusion.sampler import AncestralSampler, MultistepSampler
 from sdv_constrained_diffusion.diffusion.training import TrainingPlan, train
 from sdv_constrained_diffusion.tabular.encoder import SCALINGS
+
+MIXED = Layout(1, [torch.tensor([0.2, 0.8]).double(), torch.tensor([0.7, 0.3, 0.0]).double()])
+"""A number and two categories, one of which has a level that no row holds."""
 
 
 def sizes(layer):
@@ -18,7 +22,7 @@ def sizes(layer):
 
 def test_papers_network():
     """20 features -> 500, time embedding 500, six hidden layers of 500 with ReLU, -> 20."""
-    denoiser = paper_preset().denoiser(20)
+    denoiser = paper_preset().denoiser(Layout(20))
     net = denoiser.backbone
     assert isinstance(denoiser, NoisePredictor)
     assert isinstance(net, PlainMLP)
@@ -34,7 +38,7 @@ def test_papers_network():
 
 def test_papers_network_rectifies_each_hidden_layer():
     """With hidden weights of -1 times the identity, a ReLU after each layer leaves nothing but the output's bias."""
-    net = paper_preset().denoiser(20).backbone
+    net = paper_preset().denoiser(Layout(20)).backbone
     with torch.no_grad():
         for layer in net.hidden:
             layer.weight.copy_(-torch.eye(500))
@@ -44,7 +48,7 @@ def test_papers_network_rectifies_each_hidden_layer():
 
 
 def test_papers_noise_levels():
-    schedule = paper_preset().denoiser(3).schedule
+    schedule = paper_preset().denoiser(Layout(3)).schedule
     betas = 1 - schedule.alpha_bar[1:] / schedule.alpha_bar[:-1]
     assert schedule.num_levels == 1000
     # beta = 1e-4 is a difference of numbers near 1: an absolute error of some eps.
@@ -70,35 +74,59 @@ def test_papers_decay_can_be_changed():
 
 def test_default_recipe():
     preset = default_preset()
-    denoiser = preset.denoiser(5)
+    denoiser = preset.denoiser(MIXED)
     assert preset.scaling == 'quantile'
     assert isinstance(denoiser, PreconditionedDenoiser)
     assert isinstance(denoiser.backbone, ResidualMLP)
-    assert isinstance(preset.sampler, HeunSampler)
-    assert preset.plan == TrainingPlan()
+    assert sizes(denoiser.backbone.input)[0] == 6 + 1  # the row, and a flag for each number that may be known
+    assert sizes(denoiser.backbone.output)[1] == 6
+    assert denoiser.conditional
+    assert isinstance(preset.sampler, MultistepSampler)
+    assert preset.plan == TrainingPlan(max_steps=12_000)
+
+
+@pytest.mark.parametrize('name', PRESETS)
+def test_untrained_logits_are_the_levels_frequencies(name):
+    """What a network learns first of a category is how frequent it is: it starts there, whatever it sees.
+
+    The plain network's first layers are random already, so that its logits differ from these by its own output.
+    """
+    denoiser = PRESETS[name]().denoiser(MIXED)
+    bias = denoiser.backbone.output.bias.detach()[1:]
+    # Weights are float32; a level that no row has counts as one in a million.
+    expected = torch.tensor([0.2, 0.8, 0.7, 0.3, 1e-6]).log()
+    torch.testing.assert_close(bias, expected, rtol=1e-6, atol=0)
+    if name == 'default':
+        x_t, t = torch.zeros(2, 6).double(), torch.tensor([0.5, 50.0]).double()
+        estimate = denoiser(x_t, t)[:, 1:]
+        torch.testing.assert_close(estimate, torch.cat(MIXED.frequencies).expand(2, -1), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize('name', PRESETS)
 def test_recipes_by_name_train_and_sample(name):
-    """A few epochs on rows on a line in three dimensions: the loss falls; a few steps give finite rows."""
+    """A few epochs on rows on a line, with its half as a category: the loss falls; a few steps give whole rows."""
     preset = PRESETS[name]()
     assert preset.scaling in SCALINGS
     torch.manual_seed(0)
-    denoiser = preset.denoiser(3)
-    rows = torch.linspace(-1, 1, 500, dtype=torch.float64)[:, None].expand(500, 3).contiguous()
-    plan = TrainingPlan(**{**vars(preset.plan), 'epochs': 20})
+    layout = Layout(3, [torch.full((2,), 0.5).double()])
+    denoiser = preset.denoiser(layout)
+    line = torch.linspace(-1, 1, 500, dtype=torch.float64)[:, None]
+    rows = torch.cat([line.expand(500, 3), layout.one_hot((line > 0).long())], dim=1)
+    plan = TrainingPlan(**{**vars(preset.plan), 'epochs': 40})
     losses = train(denoiser, lambda _: rows, plan, torch.Generator().manual_seed(0)).losses
-    assert len(losses) == 20
-    # Two ends of five epochs, 2,500 draws each: their means differ by chance by some per cent.
-    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    assert len(losses) == 40
+    # Two ends of ten epochs, 5,000 draws each: their means differ by chance by some per cent.
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
     few = type(preset.sampler)(4)
     with torch.no_grad():
-        drawn = few.sample(denoiser, 6, 3, torch.Generator().manual_seed(0))
-    assert drawn.shape == (6, 3)
+        drawn = few.sample(denoiser, 6, 5, torch.Generator().manual_seed(0))
+    assert drawn.shape == (6, 5)
     assert drawn.isfinite().all()
+    assert not layout.hidden(drawn).any()
+    assert torch.equal(layout.levels(drawn), layout.one_hot(layout.codes(drawn)))
 
 
 def test_each_recipe_builds_a_network_of_its_own():
     preset = paper_preset()
-    first, second = preset.denoiser(2), preset.denoiser(2)
+    first, second = preset.denoiser(Layout(2)), preset.denoiser(Layout(2))
     assert first.backbone.input.weight.data_ptr() != second.backbone.input.weight.data_ptr()
