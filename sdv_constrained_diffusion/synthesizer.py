@@ -17,7 +17,14 @@ from sdv.single_table.base import FIXED_RNG_SEED, BaseSingleTableSynthesizer
 from tqdm import tqdm
 
 from sdv_constrained_diffusion._numbers import finite_numbers
-from sdv_constrained_diffusion._types import PerRow, RowCodes
+from sdv_constrained_diffusion.arguments import (
+    check_choice,
+    check_guidance,
+    check_positive,
+    check_seconds,
+    check_seed,
+    check_switch,
+)
 from sdv_constrained_diffusion.conditions import complete
 from sdv_constrained_diffusion.constraints.base import Constraint
 from sdv_constrained_diffusion.constraints.diagnosis import diagnose
@@ -25,8 +32,8 @@ from sdv_constrained_diffusion.constraints.system import ConstraintSystem, check
 from sdv_constrained_diffusion.diffusion.presets import PRESETS, Preset
 from sdv_constrained_diffusion.errors import ConstraintError, DataError
 from sdv_constrained_diffusion.guidance.chord import Chord
-from sdv_constrained_diffusion.guidance.projection import ResultCode, project
-from sdv_constrained_diffusion.model import GUIDANCE, DiffusionModel, Guidance
+from sdv_constrained_diffusion.guidance.projection import ProjectionRecord, ResultCode, project
+from sdv_constrained_diffusion.model import DiffusionModel, Guidance
 
 LOGGER = logging.getLogger(__name__)
 
@@ -93,15 +100,14 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
     ) -> None:
         super().__init__(metadata, enforce_min_max_values, enforce_rounding, locales)
         if not isinstance(preset, Preset):
-            _check_choice('preset', preset, PRESETS)
-        _check_positive('epochs', epochs)
-        _check_positive('batch_size', batch_size)
-        _check_seconds('max_time', max_time)
-        _check_guidance(guidance, guidance_scale)
-        _check_seed(seed)
+            check_choice('preset', preset, PRESETS)
+        check_positive('epochs', epochs)
+        check_positive('batch_size', batch_size)
+        check_seconds('max_time', max_time)
+        check_guidance(guidance, guidance_scale)
+        check_seed(seed)
         for switch, value in {'projection': projection, 'verbose': verbose, 'enable_gpu': enable_gpu}.items():
-            if not isinstance(value, bool | np.bool_):
-                raise SynthesizerInputError(f'{switch!r} must be True or False; got {value!r}.')
+            check_switch(switch, value)
         self.preset = preset
         self.epochs = epochs
         self.batch_size = batch_size
@@ -118,7 +124,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         self._given = pd.DataFrame()
         self._coarse: dict[str, Any] = {}
         self._constraint_diagnosis = pd.DataFrame()
-        self._projections: list[tuple[RowCodes, PerRow]] = []
+        self._projections = ProjectionRecord()
 
     def fit(self, data: Any) -> None:
         """Learns a table; the caller's is not touched, even when fitting fails.
@@ -225,21 +231,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             feasible (`num_replaced`), and the median, 99 % quantile and maximum of the `displacement`: how far rows
             were moved, root mean square over columns, in column standard deviations.
         """
-        codes = torch.cat([torch.zeros(0, dtype=torch.int64), *(codes for codes, _ in self._projections)])
-        moves = torch.cat([torch.zeros(0, dtype=torch.float64), *(moves for _, moves in self._projections)])
-        kept = moves[codes == ResultCode.CONVERGED].numpy()
-        quantiles = np.quantile(kept, [0.5, 0.99, 1.0]) if len(kept) else [np.nan] * 3
-        return pd.DataFrame(
-            [
-                {
-                    'num_rows': len(codes),
-                    'num_replaced': int((codes != ResultCode.CONVERGED).sum()),
-                    'displacement_median': quantiles[0],
-                    'displacement_p99': quantiles[1],
-                    'displacement_max': quantiles[2],
-                }
-            ]
-        )
+        return self._projections.summary()
 
     def _validate(self, table_data: pd.DataFrame) -> list[str]:
         """Refuses tables that cannot be learned from, before any training; SDV calls it from `fit` and `validate`."""
@@ -295,7 +287,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         if self.epochs is not None or self.max_time is not None:
             plan = dataclasses.replace(plan, epochs=self.epochs, max_steps=None, max_time=self.max_time)
         processed_data = self._ordered(processed_data.reset_index(drop=True))
-        self._projections = []
+        self._projections = ProjectionRecord()
         self._chord = self._linearise(processed_data)
         guided = self._chord.system.columns if self._chord else ()
         self._model = DiffusionModel.fit(
@@ -437,8 +429,8 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         """Refuses fixed values that no row can have, in words that SDV's own error handling leaves alone."""
         self._validate_fit_before_sample()
         super()._validate_conditions_unseen_columns(conditions)
-        self._projections = []
-        _check_guidance(self.guidance, self.guidance_scale)
+        self._projections = ProjectionRecord()
+        check_guidance(self.guidance, self.guidance_scale)
         for name in conditions.columns:
             if self._sdtype(name) == 'numerical':
                 finite_numbers(conditions[name], 'A fixed value', allow_missing=True)
@@ -447,20 +439,18 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             self._model.encoder.select(list(known.columns)).values(known)
 
     def _sample_with_progress_bar(self, num_rows: int, *args: Any, **kwargs: Any) -> pd.DataFrame:
-        self._projections = []
-        _check_guidance(self.guidance, self.guidance_scale)
+        self._projections = ProjectionRecord()
+        check_guidance(self.guidance, self.guidance_scale)
         if self._guided and not (self.verbose and sys.stderr.isatty()):
             kwargs['show_progress_bar'] = False
         if num_rows == 0:
             return pd.DataFrame(columns=list(self._data_processor.metadata.columns))
         sampled = super()._sample_with_progress_bar(num_rows, *args, **kwargs)
-        if self._projections and len(sampled) < num_rows:
-            codes = torch.cat([codes for codes, _ in self._projections])
-            failed = {ResultCode(code).name: int((codes == code).sum()) for code in codes.unique().tolist() if code}
+        if len(sampled) < num_rows and (failed := self._projections.failures()):
             raise SamplingError(
-                f'sample was asked for {num_rows} rows and found {len(sampled)} feasible ones; of {len(codes)} rows '
-                f'drawn the projection failed on {failed}. Check the constraints against the training rows, train '
-                'longer, or raise max_tries_per_batch.'
+                f'sample was asked for {num_rows} rows and found {len(sampled)} feasible ones; of '
+                f'{self._projections.num_rows} rows drawn the projection failed on {failed}. Check the constraints '
+                'against the training rows, train longer, or raise max_tries_per_batch.'
             )
         return sampled
 
@@ -480,7 +470,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         fixed = self._fitted_model('Sampling').encoder.select(columns).point_masses(values)
         fixed[:, [columns.index(name) for name in given]] = True
         projected = project(self._chord, values, fixed)
-        self._projections.append((projected.codes, projected.displacement))
+        self._projections.add(projected)
         finished = sampled.astype(dict.fromkeys(columns, 'float64'))
         finished[columns] = projected.values.numpy()
         return finished[(projected.codes == ResultCode.CONVERGED).numpy()]
@@ -517,18 +507,6 @@ def _say(found: Any) -> str:
     )
 
 
-def _check_guidance(guidance: Any, guidance_scale: Any) -> None:
-    _check_choice('guidance', guidance, ('none', *GUIDANCE))
-    number = isinstance(guidance_scale, int | float | np.number)
-    if not (number and 0 <= guidance_scale < float('inf')):
-        raise SynthesizerInputError(f"'guidance_scale' must be a finite number of at least 0; got {guidance_scale!r}.")
-
-
-def _check_seed(seed: Any) -> None:
-    if seed is not None and not (isinstance(seed, int | np.integer) and seed >= 0):
-        raise SynthesizerInputError(f"'seed' must be a whole number of at least 0, or None; got {seed!r}.")
-
-
 def _is_coarse(dtype: Any) -> bool:
     return isinstance(dtype, np.dtype) and dtype.kind == 'M' and dtype != np.dtype('datetime64[ns]')
 
@@ -536,20 +514,3 @@ def _is_coarse(dtype: Any) -> bool:
 def _in_nanoseconds(data: pd.DataFrame) -> pd.DataFrame:
     """A shallow copy whose moments are in nanoseconds."""
     return data.astype({name: 'datetime64[ns]' for name, dtype in data.dtypes.items() if _is_coarse(dtype)}, copy=False)
-
-
-def _check_seconds(argument: str, value: Any) -> None:
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if value is not None and not (number and 0 < value < float('inf')):
-        raise SynthesizerInputError(f'{argument!r} must be a number of seconds above 0, or None; got {value!r}.')
-
-
-def _check_choice(argument: str, value: Any, choices: Any) -> None:
-    if not isinstance(value, str) or value not in choices:
-        raise SynthesizerInputError(f'{argument!r} must be one of {sorted(choices)}; got {value!r}.')
-
-
-def _check_positive(argument: str, value: Any) -> None:
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if value is not None and not (whole and value > 0):
-        raise SynthesizerInputError(f'{argument!r} must be a whole number above 0, or None; got {value!r}.')

@@ -117,24 +117,31 @@ class PreconditionedDenoiser(Denoiser):
 
         Of discrete columns it is their cross-entropy, see `Masking`; what is known has no loss.
         """
-        t = self.schedule.draw(len(x_0), generator)
+        t, known_share = self._draw_times(len(x_0), generator)
         numbers = self.layout.numbers(x_0)
         eps = torch.randn(numbers.shape, generator=generator, dtype=x_0.dtype)
-        sigma, hidden_share, known = self.schedule.noise(t[:, None]).sigma, self.schedule.hidden_share(t), None
-        x_t = numbers + sigma * eps
+        sigma, hidden_share = self.schedule.noise(t[:, None]).sigma, self.schedule.hidden_share(t) * (1 - known_share)
+        x_t, known = numbers + sigma * eps, None
         if self.conditional:
-            share = self._known_shares(len(x_0), generator)
-            known = torch.rand(numbers.shape, generator=generator, dtype=x_0.dtype) < share[:, None]
-            x_t, hidden_share = torch.where(known, numbers, x_t), hidden_share * (1 - share)
+            known = torch.rand(numbers.shape, generator=generator, dtype=x_0.dtype) < known_share[:, None]
+            x_t = torch.where(known, numbers, x_t)
         levels, hidden = self.masking.hide(x_0, hidden_share, generator)
         x0_hat, logits = self._estimate(torch.cat([x_t, levels], dim=1), t, known)
         squares = (x0_hat - numbers).square() * (1 + sigma**2) / sigma**2
         return _mean_over_columns(squares, self.masking.cross_entropy(logits, x_0, hidden))
 
-    def _known_shares(self, num_rows: int, generator: torch.Generator) -> PerRow:
-        """Share of each row that is known: 0 for most rows, uniform for a `known_share` of them."""
+    def _draw_times(self, num_rows: int, generator: torch.Generator) -> tuple[Times, PerRow]:
+        """Each row's time, and the share of it that is known: none, or uniform for a `known_share` of the rows.
+
+        Partly known rows are drawn evenly along the grid: what is known decides much while the rest is still noise,
+        where the schedule's own times are rare.
+        """
+        t = self.schedule.draw(num_rows, generator)
+        if not self.conditional:
+            return t, torch.zeros_like(t)
         chosen, share = torch.rand(2, num_rows, generator=generator, dtype=torch.float64)
-        return torch.where(chosen < self.known_share, share, 0.0)
+        partly = chosen < self.known_share
+        return torch.where(partly, self.schedule.draw_evenly(num_rows, generator), t), torch.where(partly, share, 0.0)
 
     def _estimate(self, x_t: Rows, t: Times, known: Tensor | None) -> tuple[Tensor, Levels]:
         """`x0_hat` of the numbers, known ones as they are, and the logits of the levels."""

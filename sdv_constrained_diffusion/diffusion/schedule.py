@@ -31,6 +31,10 @@ class Schedule(abc.ABC):
     def draw(self, num_rows: int, generator: torch.Generator) -> Times:
         """Times at which training rows are noised, shape (row,)."""
 
+    def draw_evenly(self, num_rows: int, generator: torch.Generator) -> Times:
+        """Times spread as a sampler visits them, shape (row,): each step of a grid is as likely as any other."""
+        return self.draw(num_rows, generator)
+
     @abc.abstractmethod
     def grid(self, num_steps: int) -> TimeGrid:
         """The `num_steps + 1` times a sampler visits, from pure noise to the noise-free time."""
@@ -139,6 +143,11 @@ class EDMSchedule(Schedule):
         r"""`\ln\sigma \sim N(P_{mean}, P_{std}^2)`, cut to the range that sampling visits."""
         normal = torch.randn(num_rows, generator=generator, dtype=torch.float64)
         return (self.log_mean + self.log_std * normal).exp().clamp(self.smallest, self.largest)
+
+    def draw_evenly(self, num_rows: int, generator: torch.Generator) -> Times:
+        r"""`\sigma^{1/\rho}` uniform, as in the grid."""
+        first, last = self.largest ** (1 / self.rho), self.smallest ** (1 / self.rho)
+        return (last + (first - last) * torch.rand(num_rows, generator=generator, dtype=torch.float64)) ** self.rho
 
     def grid(self, num_steps: int) -> TimeGrid:
         r"""Even steps of `\sigma^{1/\rho}` from the largest to the smallest noise, then 0 (eq. 5)."""

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -125,9 +126,11 @@ def test_edm_grid_formula_and_ends(num_steps, smallest, largest, rho):
         assert grid[i].item() == pytest.approx(root**rho, rel=1e-10)
 
 
-def test_edm_default_is_karras_et_al():
-    grid = EDMSchedule().grid(18)
-    assert (grid[0].item(), grid[-2].item()) == pytest.approx((80.0, 0.002), rel=ROUNDING)
+def test_edm_default_is_karras_et_al_but_for_the_largest_noise():
+    """Rows of unit variance are drowned by a noise of 20; the 80 there are for pictures."""
+    grid, theirs = EDMSchedule().grid(18), EDMSchedule(0.002, 20.0, 7.0).grid(18)
+    assert (grid[0].item(), grid[-2].item()) == pytest.approx((20.0, 0.002), rel=ROUNDING)
+    assert torch.equal(grid, theirs)
 
 
 def test_edm_leaves_the_signal_unscaled():
@@ -164,3 +167,48 @@ def test_times_come_from_the_generator_alone(schedule):
     torch.manual_seed(2)
     assert torch.equal(draw(schedule, seed=3), first)
     assert not torch.equal(draw(schedule, seed=4), first)
+
+
+@pytest.mark.parametrize(('smallest', 'largest', 'rho'), [(0.002, 80.0, 7.0), (0.002, 20.0, 7.0), (0.01, 20.0, 3.0)])
+def test_edm_even_times_spread_as_the_grid(smallest, largest, rho):
+    """Each step of a grid is as likely as any other: a chi-square test, seeded."""
+    schedule = EDMSchedule(smallest, largest, rho)
+    t = schedule.draw_evenly(20_000, torch.Generator().manual_seed(0))
+    counts, _ = np.histogram(t.numpy(), bins=schedule.grid(21)[:-1].flip(0).numpy())
+    assert counts.sum() == 20_000
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_discrete_even_times_are_those_of_training():
+    schedule = linear_schedule(10)
+    even = schedule.draw_evenly(1000, torch.Generator().manual_seed(0))
+    assert torch.equal(even, draw(schedule, 1000))
+
+
+@settings(deadline=None)
+@given(num_levels=st.integers(1, 2000))
+def test_discrete_columns_are_hidden_in_proportion_to_the_time(num_levels):
+    schedule = linear_schedule(num_levels)
+    t = torch.arange(num_levels + 1, dtype=torch.float64)
+    torch.testing.assert_close(schedule.hidden_share(t), t / num_levels, rtol=0, atol=0)
+
+
+@settings(deadline=None)
+@given(num_steps=st.integers(2, 60), smallest=st.floats(1e-4, 0.1), largest=st.floats(1, 200), rho=st.floats(1, 10))
+def test_edm_hides_all_at_first_and_nothing_at_last(num_steps, smallest, largest, rho):
+    """Along the grid the share of steps that are left, under a root: `m^2` falls by the same amount in each step."""
+    schedule = EDMSchedule(smallest, largest, rho)
+    hidden = schedule.hidden_share(schedule.grid(num_steps))
+    assert hidden[0].item() == pytest.approx(1, abs=1e-12)
+    assert hidden[-1] == 0
+    assert (hidden.diff() <= 0).all()
+    expected = 1 - torch.arange(num_steps, dtype=torch.float64) / (num_steps - 1)
+    # The share is a quotient of differences of roots, which lie as near as 1 and 1.6.
+    torch.testing.assert_close(hidden[:-1] ** 2, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize('schedule', [linear_schedule(), cosine_schedule(), EDMSchedule()])
+def test_the_first_step_hides_no_more_than_all_and_the_clean_time_nothing(schedule):
+    grid = schedule.grid(50)
+    assert schedule.hidden_share(grid[0]) == 1
+    assert schedule.hidden_share(grid[-1]) == 0

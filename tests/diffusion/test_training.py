@@ -1,9 +1,11 @@
 """Training: what it learns, that it repeats bit by bit, and that rate and running mean are as documented."""
 
+import dataclasses
 import io
 import itertools
 import math
 import sys
+import time
 
 import pytest
 import torch
@@ -252,6 +254,137 @@ def test_clipping_bounds_the_gradient():
     assert second_step(1.0) == pytest.approx(adam(1, 1), rel=1e-5)  # the clip divides by the norm + 1e-6
     assert second_step(10.0) == pytest.approx(adam(1, 10), rel=1e-5)
     assert second_step(math.inf) == pytest.approx(adam(1, 100), rel=1e-5)
+
+
+class SteppingTime:
+    """Stands in for the module `time`: processor time passes when it is told to."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def process_time(self):
+        return self.now
+
+
+class Costly(Slope):
+    """As `Slope`, but a step takes so many seconds."""
+
+    def __init__(self, clock, seconds):
+        super().__init__()
+        self.clock, self.seconds = clock, seconds
+
+    def loss(self, x_0, generator):
+        self.clock.now += self.seconds[len(self.visited) % len(self.seconds)]
+        return super().loss(x_0, generator)
+
+
+def run_timed(monkeypatch, plan, seconds=(1.0,), num_rows=4):
+    clock = SteppingTime()
+    monkeypatch.setattr('sdv_constrained_diffusion.diffusion.training.time', clock)
+    denoiser = Costly(clock, seconds)
+    rows = torch.arange(float(num_rows), dtype=torch.float64)[:, None]
+    return denoiser, train(denoiser, lambda _: rows, plan, torch.Generator().manual_seed(0))
+
+
+PLAIN = TrainingPlan(epochs=None, batch_size=1, learning_rate=0.01, weight_decay=0.0, ema=0.0, warmup_steps=1)
+
+
+@pytest.mark.parametrize('epochs', [None, 100])
+def test_training_ends_when_the_time_is_over_at_the_end_of_the_cosine(monkeypatch, epochs):
+    """Ten steps of a second each in ten seconds: half a cosine in ten steps; the third epoch is cut in its middle."""
+    plan = dataclasses.replace(PLAIN, epochs=epochs, max_time=10.0)
+    denoiser, record = run_timed(monkeypatch, plan)
+    assert len(denoiser.visited) == 10
+    assert len(record.losses) == 3
+    assert record.cpu_seconds == [4.0, 4.0, 2.0]
+    weights = [*denoiser.visited, denoiser.weight.item()]
+    moves = [before - after for before, after in itertools.pairwise(weights)]
+    expected = [0.01 * (1 + math.cos(math.pi * step / 10)) / 2 for step in range(10)]
+    assert moves == pytest.approx(expected, rel=ADAM)
+    # The loss of the epoch that was cut is that of its rows: the slope times the weight.
+    assert record.losses[2] == pytest.approx(sum(denoiser.visited[8:]) / 2, rel=1e-12)
+
+
+def test_the_rate_follows_the_time_that_steps_take(monkeypatch):
+    """Steps of two seconds and of half a second: the cosine is read at the time, not at the step."""
+    denoiser, _ = run_timed(monkeypatch, dataclasses.replace(PLAIN, max_time=10.0), seconds=(2.0, 0.5))
+    weights = [*denoiser.visited, denoiser.weight.item()]
+    moves = [before - after for before, after in itertools.pairwise(weights)]
+    passed = [0, 2, 2.5, 4.5, 5, 7, 7.5, 9.5]
+    expected = [0.01 * (1 + math.cos(math.pi * seconds / 10)) / 2 for seconds in passed]
+    assert moves == pytest.approx(expected, rel=ADAM)
+
+
+def test_whichever_limit_comes_first_counts(monkeypatch):
+    """Two epochs of four steps in a hundred seconds: the steps decide, and the cosine ends with them."""
+    denoiser, record = run_timed(monkeypatch, dataclasses.replace(PLAIN, epochs=2, max_time=100.0))
+    assert (len(denoiser.visited), len(record.losses)) == (8, 2)
+    moves = [before - after for before, after in itertools.pairwise(denoiser.visited)]
+    assert moves == pytest.approx([0.01 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(7)], rel=ADAM)
+
+
+def test_one_step_is_made_however_short_the_time(monkeypatch):
+    denoiser, record = run_timed(monkeypatch, dataclasses.replace(PLAIN, max_time=1e-9))
+    assert len(denoiser.visited) == 1
+    assert denoiser.weight.item() == pytest.approx(-0.01, rel=ADAM)
+    assert len(record.losses) == 1
+
+
+def test_real_time_ends_a_run():
+    """Processor time of this machine: the run stops with the step in which the time is over, a fraction of a second."""
+    start = time.process_time()
+    run_slope(dataclasses.replace(PLAIN, max_time=0.2))
+    assert 0.2 <= time.process_time() - start < 2.0
+
+
+@settings(deadline=None)
+@given(
+    num_rows=st.integers(1, 30),
+    batch_size=st.integers(1, 12),
+    epochs=st.integers(1, 6),
+    max_steps=st.integers(1, 60),
+)
+def test_max_steps_leaves_out_whole_epochs_but_not_the_first(num_rows, batch_size, epochs, max_steps):
+    plan = TrainingPlan(epochs=epochs, batch_size=batch_size, max_steps=max_steps)
+    denoiser, record = run_slope(plan, num_rows)
+    batches = math.ceil(num_rows / batch_size)
+    made = len(record.losses)
+    assert len(denoiser.visited) == made * batches
+    assert 1 <= made <= epochs
+    assert made == 1 or made * batches <= max_steps
+    assert made == epochs or (made + 1) * batches > max_steps  # one more would have been too many
+
+
+def test_the_cosine_ends_with_the_steps_that_are_made():
+    plan = dataclasses.replace(PLAIN, epochs=100, max_steps=10)
+    expected = [0.01 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(7)]
+    assert rates(plan, 4) == pytest.approx(expected, rel=ADAM)  # two epochs of four
+
+
+def test_rows_may_be_written_out_when_they_are_asked_for():
+    """A table too wide for memory has a length and gives the rows of an index; a tensor gives the same training."""
+
+    class OnDemand:
+        def __init__(self, rows):
+            self.rows, self.asked = rows, []
+
+        def __len__(self):
+            return len(self.rows)
+
+        def __getitem__(self, index):
+            self.asked.append(index)
+            return self.rows[index]
+
+    rows = gaussian_rows(70, torch.Generator().manual_seed(0))
+    table, plan, weights = OnDemand(rows), TrainingPlan(epochs=2, batch_size=32), []
+    for given_rows in (rows, table):
+        denoiser = network()
+        train(denoiser, lambda _, given_rows=given_rows: given_rows, plan, torch.Generator().manual_seed(0))
+        weights.append(torch.cat([p.detach().flatten() for p in denoiser.parameters()]))
+    assert torch.equal(*weights)
+    assert [len(index) for index in table.asked] == [32, 32, 6] * 2
+    for epoch in (table.asked[:3], table.asked[3:]):
+        assert sorted(torch.cat(epoch).tolist()) == list(range(70))
 
 
 @pytest.mark.parametrize('verbose', [True, False])

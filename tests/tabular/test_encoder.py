@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sdv_constrained_diffusion.errors import DataError
@@ -392,6 +392,7 @@ def nearest_by_hand(value, levels):
     levels=st.lists(st.integers(-50, 50), min_size=2, max_size=20, unique=True),
     values=st.lists(st.integers(-120, 120).map(lambda halves: halves / 2) | st.just(np.nan), min_size=1, max_size=20),
 )
+@example(levels=[3, 0, 1], values=[0.5, 2.0, np.nan, -9.0, 9.0])  # ties, missing, and beyond both ends
 def test_a_number_is_delivered_as_the_nearest_that_was_observed(levels, values):
     data = pd.DataFrame({'n': np.repeat(np.array(levels, dtype=float), 20), 'm': np.repeat(levels, 20)})
     encoder = TableEncoder.fit(data, continuous=['m'])

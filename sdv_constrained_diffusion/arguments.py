@@ -1,0 +1,48 @@
+"""The synthesizer's arguments: each is checked before anything is computed."""
+
+from typing import Any
+
+import numpy as np
+from sdv.errors import SynthesizerInputError
+
+from sdv_constrained_diffusion.model import GUIDANCE
+
+
+def check_guidance(guidance: Any, guidance_scale: Any) -> None:
+    """A name and a strength of guidance."""
+    check_choice('guidance', guidance, ('none', *GUIDANCE))
+    number = isinstance(guidance_scale, int | float | np.number)
+    if not (number and 0 <= guidance_scale < float('inf')):
+        raise SynthesizerInputError(f"'guidance_scale' must be a finite number of at least 0; got {guidance_scale!r}.")
+
+
+def check_seed(seed: Any) -> None:
+    """A whole number that can seed, or None."""
+    if seed is not None and not (isinstance(seed, int | np.integer) and seed >= 0):
+        raise SynthesizerInputError(f"'seed' must be a whole number of at least 0, or None; got {seed!r}.")
+
+
+def check_seconds(argument: str, value: Any) -> None:
+    """A time, or None."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if value is not None and not (number and 0 < value < float('inf')):
+        raise SynthesizerInputError(f'{argument!r} must be a number of seconds above 0, or None; got {value!r}.')
+
+
+def check_positive(argument: str, value: Any) -> None:
+    """A whole number above 0, or None."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if value is not None and not (whole and value > 0):
+        raise SynthesizerInputError(f'{argument!r} must be a whole number above 0, or None; got {value!r}.')
+
+
+def check_choice(argument: str, value: Any, choices: Any) -> None:
+    """One of several names."""
+    if not isinstance(value, str) or value not in choices:
+        raise SynthesizerInputError(f'{argument!r} must be one of {sorted(choices)}; got {value!r}.')
+
+
+def check_switch(argument: str, value: Any) -> None:
+    """True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise SynthesizerInputError(f'{argument!r} must be True or False; got {value!r}.')
