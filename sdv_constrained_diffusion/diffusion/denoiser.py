@@ -108,7 +108,7 @@ class PreconditionedDenoiser(Denoiser):
 
     def forward(self, x_t: Rows, t: Times, known: FeatureMask | None = None) -> Rows:
         r"""`c_{skip} = c_{in}^2`, `c_{out} = \sigma c_{in}`, `c_{in} = 1 / \sqrt{1 + \sigma^2}` (table 1 there)."""
-        known_numbers = None if known is None else self.layout.numbers(known)
+        known_numbers = self.layout.numbers(known) if known is not None and self.conditional else None
         x0_hat, logits = self._estimate(x_t, t, known_numbers)
         return torch.cat([x0_hat, self.masking.probabilities(logits, x_t)], dim=1)
 

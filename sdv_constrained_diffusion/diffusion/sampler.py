@@ -182,7 +182,8 @@ class _Run:
         if self.renoises:
             alpha, sigma = self.noise(t)
             noised = alpha * self.numbers(self._given.rows) + sigma * self.normal()
-            x_t = self.move_numbers(x_t, torch.where(self.numbers(self._given.known), noised, self.numbers(x_t)))
+            seen = torch.where(self.numbers(self._given.known), noised, self.numbers(x_t))
+            x_t = torch.cat([seen, x_t[:, self._num_numbers :]], dim=1)
         return self._impose(self._denoiser(x_t, times, self._given.known))
 
     def arrive(self, x_s: Numbers, x_t: Rows, x0_hat: Rows, t: Tensor, s: Tensor) -> Rows:

@@ -44,7 +44,7 @@ class InflatedCodec(ColumnCodec):
         """
         missing = [np.nan] if np.isnan(values).any() else []
         points = torch.tensor([*sorted(exact), *missing], dtype=torch.float64)
-        states = _states(torch.from_numpy(values), points, resolution)
+        states = _states(torch.from_numpy(values), points, torch.inf if codec is None else resolution)
         rest = None if codec is None else codec.fit(values[(states == len(points)).numpy(), None])  # type: ignore[attr-defined]
         counts = torch.bincount(states, minlength=len(points) + (codec is not None)).double()
         return cls(points, resolution, rest, counts / len(values))
