@@ -292,7 +292,6 @@ def test_a_conditional_denoiser_sees_known_numbers_as_they_are(sampler):
         assert torch.equal(x_t[features.known], features.rows[features.known])
 
 
-@pytest.mark.xfail(strict=True, reason='_Run.estimate puts the clean values back before the denoiser sees the noised')
 @pytest.mark.parametrize('sampler', [MultistepSampler(4), AncestralSampler(4)])
 @pytest.mark.parametrize('schedule', [EDM, linear_schedule(100)], ids=['EDM', 'linear'])
 def test_any_other_denoiser_sees_known_numbers_with_the_times_noise_drawn_anew(sampler, schedule):

@@ -297,7 +297,6 @@ def test_known_numbers_are_seen_as_they_are_flagged_and_returned():
         NoisePredictor,
         pytest.param(
             PreconditionedDenoiser,
-            marks=pytest.mark.xfail(strict=True, reason='noised known numbers are handed to the network unscaled'),
         ),
     ],
 )

@@ -453,7 +453,6 @@ def test_a_constant_column_cannot_take_another_value(value):
         ENCODERS['quantile'].select(['big']).values(pd.DataFrame({'big': [value]}))
 
 
-@pytest.mark.xfail(strict=True, reason='InflatedCodec.fit counts rows beyond the resolution as a state of its own')
 @pytest.mark.parametrize(
     ('scaling', 'column'),
     [
