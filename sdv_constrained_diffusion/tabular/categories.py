@@ -45,7 +45,8 @@ class Categories:
         codes = np.where(missing, len(self._index), codes)
         unseen = (codes < 0) | (missing & (not self.has_missing))
         if unseen.any():
-            value = column.iloc[int(unseen.argmax())]
+            value = column.astype(object).iloc[int(unseen.argmax())]
+            value = value.item() if isinstance(value, np.generic) else value
             shown = ', '.join(map(repr, self._index[:10].tolist())) + (', ...' if len(self._index) > 10 else '')
             raise DataError(
                 f'Column {self.name!r} cannot be {value!r}: no training row has this value, and categories are drawn, '

@@ -295,9 +295,7 @@ def test_known_numbers_are_seen_as_they_are_flagged_and_returned():
     'kind',
     [
         NoisePredictor,
-        pytest.param(
-            PreconditionedDenoiser,
-        ),
+        PreconditionedDenoiser,
     ],
 )
 def test_a_denoiser_that_is_not_conditional_estimates_known_numbers_as_others(kind):
