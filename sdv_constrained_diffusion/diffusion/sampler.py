@@ -59,11 +59,9 @@ def multistep(x_t: Numbers, x0_hat: Numbers, previous: tuple[Numbers, Tensor] | 
 
 
 class Given(NamedTuple):
-    """Features that sampling must not change.
+    """Features that sampling must not change: clean `rows`, of which only what is `known` is read, both (row, feature).
 
-    Attributes:
-        rows: clean rows of model space, shape (row, feature); only known features are read.
-        known: which features are known, shape (row, feature); all levels of a discrete column, or none.
+    Of a discrete column all levels are known, or none.
     """
 
     rows: Rows
