@@ -20,7 +20,7 @@ from sdv_constrained_diffusion.guidance.gradient import GradientGuidance
 from sdv_constrained_diffusion.guidance.guided import GuidedDenoiser
 from sdv_constrained_diffusion.tabular.encoder import TableEncoder
 
-BLOCK = 256
+BLOCK = 512
 """Rows drawn at once. Always whole blocks, each from a generator of its own, so that rows do not depend on batches."""
 
 GUIDANCE: dict[str, type[GuidedDenoiser]] = {'gradient': GradientGuidance, 'gauss_newton': GaussNewtonGuidance}

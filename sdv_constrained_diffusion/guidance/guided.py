@@ -10,6 +10,10 @@ from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.tabular.encoder import TableEncoder
 
 
+CLEAR = 5.0
+"""Ratio of signal to noise from which on a row is guided."""
+
+
 class GuidedDenoiser(Denoiser):
     """Wraps a denoiser and corrects the constrained columns of each estimate.
 
@@ -44,7 +48,7 @@ class GuidedDenoiser(Denoiser):
         """
 
     def forward(self, x_t: Rows, t: Times, known: FeatureMask | None = None) -> Rows:
-        """Noisy rows and times -> `x0_hat`, corrected in rows with more signal than noise that the correction helps.
+        """Noisy rows and times -> `x0_hat`, corrected in rows that are clear enough and that the correction helps.
 
         Earlier estimates are blurred means that no row of the table looks like; correcting them costs time and gains
         nothing. Known values and those in a point mass stay exactly where they are. A row whose residual would not
@@ -52,7 +56,7 @@ class GuidedDenoiser(Denoiser):
         """
         x0_hat = self._denoiser(x_t, t, known)
         alpha, sigma = self.schedule.noise(t)
-        clear = alpha >= sigma
+        clear = alpha >= CLEAR * sigma
         if clear.any():
             values = self._encoder.decode(x0_hat[clear])
             fixed = self._encoder.point_masses(values)
