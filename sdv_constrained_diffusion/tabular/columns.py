@@ -75,8 +75,8 @@ class ConstantCodec(ColumnCodec):
         return self.values.expand(numbers.shape[0], -1)
 
     def point_masses(self, values: Table) -> ColumnMask:
-        """True everywhere."""
-        return torch.ones_like(values, dtype=torch.bool)
+        """True everywhere, but for missing values of columns that have a value."""
+        return self.values.isnan() | ~values.isnan()
 
     def select(self, positions: Sequence[int]) -> 'ConstantCodec':
         """The codec of some of its columns."""
