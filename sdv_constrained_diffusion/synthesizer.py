@@ -438,14 +438,26 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             known = self._known(conditions.reset_index(drop=True))
             self._model.encoder.select(list(known.columns)).values(known)
 
-    def _sample_with_progress_bar(self, num_rows: int, *args: Any, **kwargs: Any) -> pd.DataFrame:
+    def _sample_with_progress_bar(
+        self,
+        num_rows: int,
+        max_tries_per_batch: int = 100,
+        batch_size: int | None = None,
+        output_file_path: str | None = None,
+        show_progress_bar: bool = True,
+    ) -> pd.DataFrame:
         self._projections = ProjectionRecord()
         check_guidance(self.guidance, self.guidance_scale)
         if self._guided and not (self.verbose and sys.stderr.isatty()):
-            kwargs['show_progress_bar'] = False
+            show_progress_bar = False
         if num_rows == 0:
             return pd.DataFrame(columns=list(self._data_processor.metadata.columns))
-        sampled = super()._sample_with_progress_bar(num_rows, *args, **kwargs)
+        sampled = super()._sample_with_progress_bar(
+            num_rows, max_tries_per_batch, batch_size, output_file_path, show_progress_bar
+        )
+        if output_file_path is not None:
+            # SDV has written every whole batch, more than `num_rows` when the batches do not divide it.
+            sampled.to_csv(output_file_path, index=False)
         if len(sampled) < num_rows and (failed := self._projections.failures()):
             raise SamplingError(
                 f'sample was asked for {num_rows} rows and found {len(sampled)} feasible ones; of '

@@ -235,7 +235,7 @@ def test_sampling_leaves_numpys_and_torchs_random_numbers_alone(fresh):
     assert torch.equal(torch.get_rng_state(), torch_state)
 
 
-@pytest.mark.parametrize('batch_size', [None, 20])
+@pytest.mark.parametrize('batch_size', [None, 20, 23])
 def test_the_file_holds_the_rows_that_are_returned(fresh, tmp_path, batch_size):
     rows = sample(fresh, 60, batch_size=batch_size, folder=tmp_path / 'out' if IN_DICTS else tmp_path)
     (written,) = tmp_path.rglob('*.csv')
