@@ -9,7 +9,6 @@ from sdv_constrained_diffusion.diffusion.denoiser import Denoiser
 from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.tabular.encoder import TableEncoder
 
-
 CLEAR = 5.0
 """Ratio of signal to noise from which on a row is guided."""
 
