@@ -52,9 +52,9 @@ Contestant = tuple[Figures, Callable[[Any], Any]]
 
 
 def contestants(arguments: argparse.Namespace) -> Iterator[Contestant]:
-    """Ours at each budget of CPU seconds, then the peers; two epochs for everyone in a smoke run."""
+    """Ours by default and at each budget of CPU seconds, then the peers; two epochs for everyone in a smoke run."""
     ours = partial(ConstrainedDiffusionSynthesizer, seed=arguments.seed, verbose=False)
-    for budget in arguments.budgets:
+    for budget in [None, *arguments.budgets]:
         limit = {'epochs': SMOKE_EPOCHS} if arguments.smoke else {'max_time': budget}
         yield {'synthesizer': 'ConstrainedDiffusion', 'budget_cpu_s': budget}, partial(ours, **limit)
     epochs = SMOKE_EPOCHS if arguments.smoke else EPOCHS

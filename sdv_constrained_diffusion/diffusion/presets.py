@@ -67,7 +67,7 @@ def default_preset() -> Preset:
     return Preset(
         scaling='quantile',
         denoiser=_default_denoiser,
-        plan=TrainingPlan(max_steps=12_000),
+        plan=TrainingPlan(max_steps=5_000),
         sampler=MultistepSampler(num_steps=40),
     )
 
