@@ -30,7 +30,7 @@ def finite_numbers(column: pd.Series, who: str, allow_missing: bool = False) -> 
     if bad.any():
         first = int(bad.argmax())
         raise DataError(
-            f'{who} needs finite numbers in column {column.name!r}; {int(bad.sum())} of {len(column)} rows hold NaN or '
-            f'inf, the first is row {column.index[first]} with {numbers[first]}. Drop or repair these rows.'
+            f'{who} needs finite numbers in column {column.name!r}; {int(bad.sum())} of {len(column)} rows hold '
+            f'{"inf" if allow_missing else "NaN or inf"}, the first is row {column.index[first]} with {numbers[first]}. Drop or repair these rows.'
         )
     return numbers

@@ -50,9 +50,9 @@ MODELLED = ('numerical', 'datetime', *DISCRETE)
 class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
     """Learns a table with a diffusion model and returns rows that obey constraints.
 
-    It is used as any synthesizer of SDV, takes every table that these take, and completes rows of which some columns
-    are given without rejecting any. Constraints of this package (`Constraint`, `PowerFlow`) guide sampling and are
-    met exactly by a projection of the finished rows; constraints of SDV are handed to SDV.
+    It is used as any synthesizer of SDV, takes every table that these take, and imposes fixed values while it samples.
+    Constraints of this package (`Constraint`, `PowerFlow`) guide sampling and are met exactly by a projection of the
+    finished rows; constraints of SDV are handed to SDV.
 
     Args:
         metadata: SDV metadata of one table.
@@ -122,7 +122,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         self._guided: list[Constraint] = []
         self._chord: Chord | None = None
         self._given = pd.DataFrame()
-        self._coarse: dict[str, Any] = {}
+        self._dtypes: dict[str, Any] = {}
         self._constraint_diagnosis = pd.DataFrame()
         self._projections = ProjectionRecord()
 
@@ -133,21 +133,14 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             data: the table, as SDV of the installed version takes it: `{name: DataFrame}` from 2.0 on, a `DataFrame`
                 before.
         """
-        self._coarse = {}
-        super().fit(self._own(data))
+        super().fit(_own(data))
+        self._dtypes = _dtypes(data)
 
     def preprocess(self, data: Any) -> Any:
         """What SDV's transformers make of a table, in the form that `fit_processed_data` takes; data as in `fit`."""
-        return super().preprocess(self._own(data))
-
-    def _own(self, data: Any) -> Any:
-        """The table in a frame whose column names SDV may change; moments in nanoseconds, the only unit RDT reads."""
-        if isinstance(data, dict):
-            return {name: self._own(each) for name, each in data.items()}
-        if not isinstance(data, pd.DataFrame):
-            return data
-        self._coarse |= {str(name): dtype for name, dtype in data.dtypes.items() if _is_coarse(dtype)}
-        return _in_nanoseconds(data)
+        processed = super().preprocess(_own(data))
+        self._dtypes = _dtypes(data)
+        return processed
 
     def add_constraints(self, constraints: list[Any]) -> None:
         """Adds constraints, before `fit`.
@@ -199,6 +192,8 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         Raises:
             NotFittedError: the synthesizer has not been fitted.
         """
+        if self._fitted and self._model is None:
+            return pd.DataFrame({'Epoch': [], 'Loss': []})  # a table of keys: nothing was to be learned
         return self._fitted_model('Loss values').loss_values
 
     def get_loss_values_plot(self, title: str = 'Loss per epoch') -> Any:
@@ -421,9 +416,14 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             obeys &= np.asarray(constraint.is_valid(rows), dtype=bool)
         return obeys
 
+    def _described(self) -> dict[str, dict[str, Any]]:
+        """The metadata's description of each column of the caller's table."""
+        metadata = self._original_metadata  # of one table: 1.38 may keep it without the table's name
+        (table,) = getattr(metadata, 'tables', {None: metadata}).values()
+        return table.columns
+
     def _sdtype(self, name: str) -> str:
-        described = (self._original_metadata if hasattr(self, '_original_metadata') else self.metadata).tables
-        return next(iter(described.values())).columns[name]['sdtype']
+        return self._described()[name]['sdtype']
 
     def _validate_conditions_unseen_columns(self, conditions: pd.DataFrame) -> None:
         """Refuses fixed values that no row can have, in words that SDV's own error handling leaves alone."""
@@ -433,7 +433,10 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         check_guidance(self.guidance, self.guidance_scale)
         for name in conditions.columns:
             if self._sdtype(name) == 'numerical':
-                finite_numbers(conditions[name], 'A fixed value', allow_missing=True)
+                numbers = finite_numbers(conditions[name], 'A fixed value', allow_missing=True)
+                broken = numbers[np.isfinite(numbers) & (numbers != np.round(numbers))]
+                if len(broken) and pd.api.types.is_integer_dtype(self._dtypes.get(name)):
+                    raise DataError(f'Column {name!r} holds whole numbers and cannot be {broken[0]}. Round the value.')
         if self._model is not None:
             known = self._known(conditions.reset_index(drop=True))
             self._model.encoder.select(list(known.columns)).values(known)
@@ -451,7 +454,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         if self._guided and not (self.verbose and sys.stderr.isatty()):
             show_progress_bar = False
         if num_rows == 0:
-            return pd.DataFrame(columns=list(self._data_processor.metadata.columns))
+            return pd.DataFrame(columns=list(self._described()))
         sampled = super()._sample_with_progress_bar(
             num_rows, max_tries_per_batch, batch_size, output_file_path, show_progress_bar
         )
@@ -472,7 +475,8 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         SDV calls it on every batch after RDT and draws replacements for dropped rows.
         """
         sampled = super().reverse_transform_constraints(sampled)
-        sampled = sampled.astype({name: dtype for name, dtype in self._coarse.items() if name in sampled.columns})
+        coarse = {name: dtype for name, dtype in self._dtypes.items() if _is_coarse(dtype)}
+        sampled = sampled.astype({name: coarse[name] for name in coarse if name in sampled.columns})
         if self._chord is None or not self.projection:
             return sampled
         columns = list(self._chord.system.columns)
@@ -517,6 +521,19 @@ def _say(found: Any) -> str:
         f'{found.constraint}: {found.share_feasible:.1%} of the training rows within {found.tolerance:.3g} {found.unit}'
         f'; violation median {found.violation_median:.3g}, largest {found.violation_max:.3g} {found.unit}.'
     )
+
+
+def _own(data: Any) -> Any:
+    """The table in a frame whose column names SDV may change; moments in nanoseconds, the only unit RDT reads."""
+    if isinstance(data, dict):
+        return {name: _own(each) for name, each in data.items()}
+    return _in_nanoseconds(data) if isinstance(data, pd.DataFrame) else data
+
+
+def _dtypes(data: Any) -> dict[str, Any]:
+    """The dtypes of a table, by the names that SDV gives its columns."""
+    (table,) = data.values() if isinstance(data, dict) else (data,)
+    return {str(name): dtype for name, dtype in table.dtypes.items()}
 
 
 def _is_coarse(dtype: Any) -> bool:

@@ -169,6 +169,12 @@ def test_tables_of_one_kind_of_column_and_of_few_rows(columns, num_rows):
         assert set(rows[column].dropna()) <= set(table[column].dropna())
 
 
+def test_a_table_of_keys_has_no_losses():
+    synthesizer = fit(make_synthesizer(mixed_table(50)[['id']]), mixed_table(50)[['id']])
+    assert synthesizer.get_loss_values().empty
+    assert list(synthesizer.get_loss_values().columns) == ['Epoch', 'Loss']
+
+
 def test_one_row_comes_back_as_it_is():
     empty, invented = ['void', 'blank'], ['id', 'ref', 'name', 'email', 'note']
     table = mixed_table()

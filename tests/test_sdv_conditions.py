@@ -81,6 +81,11 @@ def test_what_is_no_number_is_refused_by_name(fresh, value):
     assert str(value) in str(caught.value)
 
 
+def test_a_fraction_is_refused_where_numbers_are_whole(fresh):
+    with pytest.raises(ValueError, match=r"'count' holds whole numbers and cannot be 2\.5"):
+        sample_from_conditions(fresh, [Condition({'count': 2.5}, num_rows=2)])
+
+
 @pytest.mark.parametrize('value', ['2020-05-17', pd.Timestamp('2020-05-17'), np.datetime64('2020-05-17')])
 def test_a_date_may_be_given_as_text_or_as_time(fresh, value):
     rows = sample_from_conditions(fresh, [Condition({'day': value}, num_rows=5)])

@@ -306,3 +306,7 @@ def test_known_rows_under_constraints_all_come_back(fresh, table):
     pd.testing.assert_frame_equal(rows[['town', 'country', 'value']], known[['town', 'country', 'value']])
     pd.testing.assert_series_equal(rows['mood'].isna(), known['mood'].isna())
     assert (rows['mood'].dropna() == known['mood'].dropna()).all()
+
+
+def test_no_rows_have_the_tables_columns(fresh, table):
+    assert list(sample(fresh, 0).columns) == list(table.columns)

@@ -201,6 +201,7 @@ def test_sample_returns_as_many_rows_as_asked_numbered_from_zero(fresh, table):
     assert list(rows.columns) == list(table.columns)
     assert len(sample(fresh, 1)) == 1
     assert len(sample(fresh, 0)) == 0
+    assert list(sample(fresh, 0).columns) == list(table.columns)
 
 
 @pytest.mark.parametrize('batch_size', [1, 7, 20, 60, 1000])

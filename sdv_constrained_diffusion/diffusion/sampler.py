@@ -132,7 +132,7 @@ class AncestralSampler(Sampler):
 class MultistepSampler(Sampler):
     """Second-order deterministic sampling that asks the denoiser once a step (Lu et al. 2022, DPM-Solver++ 2M)."""
 
-    def __init__(self, num_steps: int = 30) -> None:
+    def __init__(self, num_steps: int) -> None:
         """Keeps the number of steps."""
         self.num_steps = num_steps
 

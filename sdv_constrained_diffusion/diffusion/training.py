@@ -17,6 +17,9 @@ from sdv_constrained_diffusion.diffusion.denoiser import Denoiser
 _UNLIMITED = 10**9
 """Epochs of a run that ends by its time."""
 
+REFERENCE_WEIGHTS = 700_000
+"""A little more than the default network has on a table of fifteen columns."""
+
 _BAR = '{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}'
 
 
@@ -26,7 +29,8 @@ class TrainingPlan:
 
     Attributes:
         epochs: passes over the training rows; None for as many as the time allows.
-        max_steps: most optimiser steps, however many epochs: whole epochs are left out, but at least one is made.
+        max_steps: most optimiser steps of a network of `REFERENCE_WEIGHTS`, however many epochs; a larger one gets
+            fewer, so that a run takes about as long. Whole epochs are left out, but at least one is made.
         max_time: processor seconds after which training ends, in the middle of an epoch if need be; None for no limit.
             The learning rate follows the time then, so a run on another machine gives another model.
         batch_size: rows per optimiser step.
@@ -98,7 +102,9 @@ def train(
     batches = math.ceil(len(rows) / plan.batch_size)
     epochs = _UNLIMITED if plan.epochs is None else plan.epochs
     if plan.max_steps is not None:
-        epochs = max(min(epochs, plan.max_steps // batches), 1)
+        weights = sum(parameter.numel() for parameter in denoiser.parameters())
+        affordable = plan.max_steps * min(REFERENCE_WEIGHTS / weights, 1)
+        epochs = max(min(epochs, int(affordable / batches)), 1)
     optimizer = torch.optim.AdamW(
         denoiser.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
     )
@@ -119,12 +125,13 @@ def train(
                 if averaged is not None:
                     averaged.update_parameters(denoiser)
                 total, seen = total + loss.item() * len(batch), seen + len(batch)
-                if clock.tick():
+                over = clock.tick()
+                bar.update(100 * clock.progress - bar.n)
+                if over:
                     break
             record.losses.append(total / seen)
             record.cpu_seconds.append(time.process_time() - start)
-            bar.set_postfix(epoch=epoch + 1, loss=f'{record.losses[-1]:.4f}', refresh=False)
-            bar.update(100 * clock.progress - bar.n)
+            bar.set_postfix(epoch=epoch + 1, loss=f'{record.losses[-1]:.4f}')
             if clock.over:
                 break
             if epoch + 1 < epochs:

@@ -16,7 +16,7 @@ from sdv_constrained_diffusion.errors import DataError
 from sdv_constrained_diffusion.tabular.categories import Categories
 from sdv_constrained_diffusion.tabular.columns import AffineCodec, ColumnCodec, ConstantCodec, DiscreteCodec
 from sdv_constrained_diffusion.tabular.inflated import InflatedCodec
-from sdv_constrained_diffusion.tabular.masses import exact_values, is_constant, observed_levels
+from sdv_constrained_diffusion.tabular.masses import ROUNDING, SOLVER_DIGITS, exact_values, is_constant, observed_levels
 from sdv_constrained_diffusion.tabular.quantiles import QuantileCodec
 
 SCALINGS: dict[str, type[AffineCodec] | type[QuantileCodec]] = {'minmax': AffineCodec, 'quantile': QuantileCodec}
@@ -72,7 +72,8 @@ class TableEncoder:
             data: a processed table.
             scaling: 'quantile' (normal scores) or 'minmax' ([-1, 1]).
             discrete: columns whose values are categories; all others must be numbers.
-            continuous: columns of numbers that need not be delivered as one of the few values they were observed with.
+            continuous: columns of numbers that need not be delivered as one of the few values they were observed with,
+                and that a solver may have left constant but for its last digits.
 
         Raises:
             DataError: a column that is not discrete is not numeric, or holds inf.
@@ -84,11 +85,12 @@ class TableEncoder:
         same, plain, levels = [], [], []
         for place, name in enumerate(data.columns):
             column = values[:, place]
-            if is_constant(column):
+            spread = SOLVER_DIGITS if name in continuous else ROUNDING
+            if is_constant(column, spread):
                 same.append(place)
             elif name in categories:
                 levels.append(place)
-            elif codec := _inflated(column, scaling):
+            elif codec := _inflated(column, scaling, spread):
                 found.append((codec, [place]))
             else:
                 plain.append(place)
@@ -243,12 +245,12 @@ def _values(data: pd.DataFrame, categories: dict[str, Categories]) -> np.ndarray
     return np.stack(columns, axis=1) if columns else np.zeros((len(data), 0))
 
 
-def _inflated(column: np.ndarray, scaling: str) -> InflatedCodec | None:
+def _inflated(column: np.ndarray, scaling: str, spread: float) -> InflatedCodec | None:
     """The codec of a column that needs a state beside its number; None for one that does not."""
     present = column[~np.isnan(column)]
     exact, resolution = exact_values(present) if scaling == 'quantile' else ([], 0.0)
     rest = present[(np.abs(present[:, None] - np.array(exact)) > resolution).all(1)] if exact else present
-    if len(rest) and is_constant(rest):
+    if len(rest) and is_constant(rest, spread):
         exact, rest = [*exact, float(np.median(rest))], rest[:0]
     if not exact and len(present) == len(column):
         return None

@@ -24,12 +24,19 @@ MOST_LEVELS = 200
 """A column of more values than this is not taken for a scale at all."""
 
 
-def is_constant(values: np.ndarray) -> bool:
-    """Whether a column is one value up to a solver's last digits (1e-9 of it), or missing in every row."""
+SOLVER_DIGITS = 1e-9
+"""Relative spread of a column that a solver left constant."""
+
+ROUNDING = 1e-15
+"""Relative spread that rounding alone makes; ten-digit numbers, and moments in nanoseconds, vary by little more."""
+
+
+def is_constant(values: np.ndarray, spread: float) -> bool:
+    """Whether a column is one value up to a relative spread, or missing in every row."""
     missing = np.isnan(values)
     if missing.any():
         return bool(missing.all())
-    return bool(np.ptp(values) <= 1e-9 * np.abs(values).max())
+    return bool(np.ptp(values) <= spread * np.abs(values).max())
 
 
 def resolution_of(values: np.ndarray, share: float = RESOLUTION) -> np.ndarray:

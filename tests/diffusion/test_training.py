@@ -355,6 +355,12 @@ def test_max_steps_leaves_out_whole_epochs_but_not_the_first(num_rows, batch_siz
     assert made == epochs or (made + 1) * batches > max_steps  # one more would have been too many
 
 
+def test_a_network_larger_than_the_reference_makes_fewer_steps(monkeypatch):
+    monkeypatch.setattr('sdv_constrained_diffusion.diffusion.training.REFERENCE_WEIGHTS', 0.25)  # it has one weight
+    _, record = run_slope(TrainingPlan(epochs=100, batch_size=4, max_steps=40), num_rows=4)
+    assert len(record.losses) == 10
+
+
 def test_the_cosine_ends_with_the_steps_that_are_made():
     plan = dataclasses.replace(PLAIN, epochs=100, max_steps=10)
     expected = [0.01 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(7)]

@@ -184,9 +184,16 @@ def test_constant_columns_come_back_from_any_features(scaling):
 
 @pytest.mark.parametrize(('relative_spread', 'num_features'), [(0.0, 0), (5e-10, 0), (5e-9, 1)])
 def test_a_column_is_constant_when_its_range_is_rounding(relative_spread, num_features):
-    """Up to 1e-9 of its largest value, the digits that a solver leaves."""
+    """Up to 1e-9 of its largest value, the digits that a solver leaves, where a constraint moves the column."""
     data = pd.DataFrame({'x': 50 * (1 + relative_spread * np.linspace(0, 1, 5))})
-    assert TableEncoder.fit(data).num_features == num_features
+    assert TableEncoder.fit(data, continuous=['x']).num_features == num_features
+
+
+@pytest.mark.parametrize('values', [10**10 + np.arange(100) % 20, 1.7e12 + np.arange(100.0)])
+def test_long_numbers_that_vary_come_back(values):
+    encoder = TableEncoder.fit(pd.DataFrame({'x': values}))
+    given_values = encoder.values(pd.DataFrame({'x': values}))
+    assert torch.equal(encoder.decode(encoder.encode(given_values)).round(), given_values)
 
 
 def test_a_table_of_constants():

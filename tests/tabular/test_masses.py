@@ -12,6 +12,8 @@ from sdv_constrained_diffusion.tabular.masses import (
     FEW_LEVELS,
     MOST_LEVELS,
     NORMAL_WIDTH,
+    ROUNDING,
+    SOLVER_DIGITS,
     exact_values,
     is_constant,
     mass_windows,
@@ -61,7 +63,13 @@ def test_one_far_outlier_hardly_changes_the_resolution():
     ],
 )
 def test_constant_means_one_value_up_to_a_solvers_last_digits(values, constant):
-    assert is_constant(np.array(values)) == constant
+    assert is_constant(np.array(values), SOLVER_DIGITS) == constant
+
+
+@pytest.mark.parametrize('values', [1e10 + np.arange(10), 1.7e12 + np.arange(1500), 1.6e18 + 1e9 * np.arange(3)])
+def test_long_whole_numbers_that_vary_are_not_constant(values):
+    """Account numbers, moments in milliseconds and in nanoseconds: their spread is small beside their size."""
+    assert not is_constant(values, ROUNDING)
 
 
 def windows_by_hand(ordered, resolution, fewest):
