@@ -29,8 +29,9 @@ def finite_numbers(column: pd.Series, who: str, allow_missing: bool = False) -> 
     bad = np.isinf(numbers) if allow_missing else ~np.isfinite(numbers)
     if bad.any():
         first = int(bad.argmax())
+        kinds = 'inf' if allow_missing else 'NaN or inf'
         raise DataError(
-            f'{who} needs finite numbers in column {column.name!r}; {int(bad.sum())} of {len(column)} rows hold '
-            f'{"inf" if allow_missing else "NaN or inf"}, the first is row {column.index[first]} with {numbers[first]}. Drop or repair these rows.'
+            f'{who} needs finite numbers in column {column.name!r}; {int(bad.sum())} of {len(column)} rows hold {kinds}, '
+            f'the first is row {column.index[first]} with {numbers[first]}. Drop or repair these rows.'
         )
     return numbers

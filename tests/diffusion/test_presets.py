@@ -82,7 +82,7 @@ def test_default_recipe():
     assert sizes(denoiser.backbone.output)[1] == 6
     assert denoiser.conditional
     assert isinstance(preset.sampler, MultistepSampler)
-    assert preset.plan == TrainingPlan(max_steps=12_000)
+    assert preset.plan == TrainingPlan(max_steps=5_000)
 
 
 @pytest.mark.parametrize('name', PRESETS)

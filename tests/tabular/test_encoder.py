@@ -468,7 +468,7 @@ def test_a_constant_column_cannot_be_missing_and_takes_another_number_as_any_col
     ],
 )
 def test_a_rest_that_is_constant_but_for_rounding_is_one_state(scaling, column):
-    encoder = TableEncoder.fit(pd.DataFrame({'x': column}), scaling)
+    encoder = TableEncoder.fit(pd.DataFrame({'x': column}), scaling, continuous=['x'])
     shares = encoder.encode(torch.tensor(column, dtype=torch.float64)[:, None]).mean(0)
     torch.testing.assert_close(encoder.layout.frequencies[0], shares, rtol=0, atol=1e-12)  # a mean of 4,000
 
