@@ -31,7 +31,7 @@ def finite_numbers(column: pd.Series, who: str, allow_missing: bool = False) -> 
         first = int(bad.argmax())
         kinds = 'inf' if allow_missing else 'NaN or inf'
         raise DataError(
-            f'{who} needs finite numbers in column {column.name!r}; {int(bad.sum())} of {len(column)} rows hold {kinds}, '
-            f'the first is row {column.index[first]} with {numbers[first]}. Drop or repair these rows.'
+            f'{who} needs finite numbers in column {column.name!r}; {int(bad.sum())} of {len(column)} rows hold '
+            f'{kinds}, the first is row {column.index[first]} with {numbers[first]}. Drop or repair these rows.'
         )
     return numbers
