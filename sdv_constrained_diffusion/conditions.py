@@ -1,10 +1,15 @@
-"""Rows with given values: which candidates have them, and the loop that draws until every row is found."""
+"""Rows with given values: what SDV's constraints make of the values, and the loop that draws until rows have them."""
 
 import contextlib
-from collections.abc import Callable, Collection
+import logging
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from sdv.cag._errors import ConstraintNotMetError
+
+LOGGER = logging.getLogger(__name__)
 
 CLOSE = 0.01
 """Relative distance at which SDV takes a number for the one asked for, where it can only be matched, not imposed."""
@@ -22,7 +27,7 @@ def complete(
     given: pd.DataFrame,
     matched: Collection[str],
     draw: Draw,
-    valid: Callable[[pd.DataFrame], np.ndarray],
+    constraints: Sequence[Any],
     max_tries: int,
     found: Callable[[pd.DataFrame], None],
 ) -> pd.DataFrame:
@@ -33,7 +38,7 @@ def complete(
         matched: those columns in which a candidate may still differ and is drawn again then; the others are imposed by
             whoever draws, up to their last digits.
         draw: draws candidates.
-        valid: tells which candidates are valid once they have the given values, shape (row,).
+        constraints: SDV's, which a candidate must obey once it has the given values.
         max_tries: most calls of `draw`.
         found: is told the rows that each call completed.
 
@@ -51,7 +56,9 @@ def complete(
         for name in matched:
             fits &= _same(candidates[name], wanted[name])
         rows = candidates[fits].assign(**{name: wanted.loc[fits, name] for name in wanted.columns})
-        rows = rows[valid(rows)]
+        for constraint in constraints:
+            if len(rows):  # SDV's Inequality cannot judge an empty batch of dates
+                rows = rows[np.asarray(constraint.is_valid(rows), dtype=bool)]
         accepted = rows[~rows.index.duplicated()]
         completed.append(accepted)
         found(accepted)
@@ -59,6 +66,24 @@ def complete(
         if not len(pending):
             break
     return pd.concat([each for each in completed if len(each)] or completed[:1]).sort_index()
+
+
+def rewritten(given: pd.DataFrame, constraints: Sequence[Any]) -> pd.DataFrame:
+    """Given values as SDV's constraints rewrite the table; a constraint that needs further columns changes nothing.
+
+    Raises:
+        ConstraintNotMetError: the values contradict a constraint.
+    """
+    for name in given.select_dtypes('object').columns:
+        given = given.assign(**{name: given[name].where(given[name].notna(), np.nan)})
+    for constraint in constraints:
+        try:
+            given = constraint.transform(given)
+        except ConstraintNotMetError as error:
+            raise ConstraintNotMetError('Provided conditions are not valid for the given constraints.') from error
+        except Exception:  # It needs columns that are not given; SDV's constraints say so in many ways.
+            LOGGER.debug('%s leaves the given columns as they are.', type(constraint).__name__)
+    return given
 
 
 def _as_delivered(wanted: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import torch
 from rdt.transformers import FloatFormatter, UnixTimestampEncoder
-from sdv.cag._errors import ConstraintNotMetError
 from sdv.errors import NotFittedError, SamplingError, SynthesizerInputError
 from sdv.single_table.base import FIXED_RNG_SEED, BaseSingleTableSynthesizer
 from tqdm import tqdm
@@ -25,12 +24,21 @@ from sdv_constrained_diffusion.arguments import (
     check_seed,
     check_switch,
 )
-from sdv_constrained_diffusion.conditions import complete
+from sdv_constrained_diffusion.conditions import complete, rewritten
 from sdv_constrained_diffusion.constraints.base import Constraint
 from sdv_constrained_diffusion.constraints.diagnosis import diagnose
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem, check_form
 from sdv_constrained_diffusion.diffusion.presets import PRESETS, Preset
 from sdv_constrained_diffusion.errors import ConstraintError, DataError
+from sdv_constrained_diffusion.frames import (
+    DISCRETE,
+    discrete_columns,
+    dtypes_of,
+    in_nanoseconds,
+    in_order,
+    in_units,
+    owned,
+)
 from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.guidance.projection import ProjectionRecord, ResultCode, project
 from sdv_constrained_diffusion.model import DiffusionModel, Guidance
@@ -39,9 +47,6 @@ LOGGER = logging.getLogger(__name__)
 
 NUMBERS = ('numerical', 'ordinal', 'categorical')
 """Sdtypes under which SDV's detection files columns of numbers that can be learned as such."""
-
-DISCRETE = ('categorical', 'ordinal', 'boolean')
-"""Sdtypes whose values are learned as categories."""
 
 MODELLED = ('numerical', 'datetime', *DISCRETE)
 """Sdtypes that are learned at all; SDV invents the values of the others."""
@@ -133,13 +138,13 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             data: the table, as SDV of the installed version takes it: `{name: DataFrame}` from 2.0 on, a `DataFrame`
                 before.
         """
-        super().fit(_own(data))
-        self._dtypes = _dtypes(data)
+        super().fit(owned(data))
+        self._dtypes = dtypes_of(data)
 
     def preprocess(self, data: Any) -> Any:
         """What SDV's transformers make of a table, in the form that `fit_processed_data` takes; data as in `fit`."""
-        processed = super().preprocess(_own(data))
-        self._dtypes = _dtypes(data)
+        processed = super().preprocess(owned(data))
+        self._dtypes = dtypes_of(data)
         return processed
 
     def add_constraints(self, constraints: list[Any]) -> None:
@@ -281,7 +286,8 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         plan = dataclasses.replace(preset.plan, batch_size=self.batch_size or preset.plan.batch_size)
         if self.epochs is not None or self.max_time is not None:
             plan = dataclasses.replace(plan, epochs=self.epochs, max_steps=None, max_time=self.max_time)
-        processed_data = self._ordered(processed_data.reset_index(drop=True))
+        described = self._get_table_metadata().columns
+        processed_data = in_order(processed_data.reset_index(drop=True), list(described))
         self._projections = ProjectionRecord()
         self._chord = self._linearise(processed_data)
         guided = self._chord.system.columns if self._chord else ()
@@ -289,31 +295,18 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             processed_data,
             preset,
             plan,
-            discrete=self._discrete(processed_data),
+            discrete=discrete_columns(processed_data, self._sdtypes_as_they_are(), guided),
             continuous=guided,
             seed=self.seed,
             device='cuda' if self.enable_gpu and torch.cuda.is_available() else 'cpu',
             verbose=self.verbose,
         )
 
-    def _ordered(self, processed_data: pd.DataFrame) -> pd.DataFrame:
-        """The columns in the metadata's order: RDT's own order changes from one process to the next."""
-        described = list(self._get_table_metadata().columns)
-        known = [name for name in described if name in processed_data.columns]
-        return processed_data[known + sorted(set(processed_data.columns) - set(known))]
-
-    def _discrete(self, processed_data: pd.DataFrame) -> set[str]:
-        """The processed columns whose values are categories."""
-        described = self._get_table_metadata().columns
+    def _sdtypes_as_they_are(self) -> dict[str, str]:
+        """The sdtypes of the columns that no transformer rewrites."""
         transformers = self._data_processor._hyper_transformer.field_transformers
-        guided = {name for constraint in self._guided for name in constraint.columns}
-        discrete = set()
-        for name, dtype in processed_data.dtypes.items():
-            category = described.get(name, {}).get('sdtype') in DISCRETE and transformers.get(name) is None
-            number = pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype)
-            if name not in guided and (category or not number):
-                discrete.add(name)
-        return discrete
+        described = self._get_table_metadata().columns
+        return {name: each['sdtype'] for name, each in described.items() if transformers.get(name) is None}
 
     def _linearise(self, processed_data: pd.DataFrame) -> Chord | None:
         """Binds the constraints to the training rows."""
@@ -369,7 +362,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             # An SDV constraint computes columns from others: what was imposed may come out otherwise.
             modelled if super().get_constraints() else (),
             self._draw_given,
-            self._obeys_sdv_constraints,
+            [*self._chained_constraints, *self._reject_sampling_constraints],
             max_tries_per_batch,
             found,
         )
@@ -390,31 +383,10 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             self._given = pd.DataFrame()
 
     def _known(self, given: pd.DataFrame) -> pd.DataFrame:
-        """The columns of the processed table that given values determine.
-
-        Raises:
-            ConstraintNotMetError: the values contradict a constraint of SDV.
-        """
-        given = _in_nanoseconds(given).apply(
-            lambda column: column.where(column.notna(), np.nan) if column.dtype == object else column
-        )
-        for constraint in self._chained_constraints:
-            try:
-                given = constraint.transform(given)
-            except ConstraintNotMetError as error:
-                raise ConstraintNotMetError('Provided conditions are not valid for the given constraints.') from error
-            except Exception:  # It needs columns that are not given; SDV's constraints say so in many ways.
-                LOGGER.debug('%s leaves the given columns as they are.', type(constraint).__name__)
-        transformed = self._transform_conditions(given)
+        """The columns of the processed table that given values determine."""
+        transformed = self._transform_conditions(rewritten(in_nanoseconds(given), self._chained_constraints))
         columns = self._fitted_model('Sampling').encoder.columns
         return transformed[[name for name in columns if name in transformed.columns]].reset_index(drop=True)
-
-    def _obeys_sdv_constraints(self, rows: pd.DataFrame) -> np.ndarray:
-        """Whether each row obeys every constraint of SDV, shape (row,)."""
-        obeys = np.ones(len(rows), dtype=bool)
-        for constraint in [*self._chained_constraints, *self._reject_sampling_constraints]:
-            obeys &= np.asarray(constraint.is_valid(rows), dtype=bool)
-        return obeys
 
     def _described(self) -> dict[str, dict[str, Any]]:
         """The metadata's description of each column of the caller's table."""
@@ -475,8 +447,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         SDV calls it on every batch after RDT and draws replacements for dropped rows.
         """
         sampled = super().reverse_transform_constraints(sampled)
-        coarse = {name: dtype for name, dtype in self._dtypes.items() if _is_coarse(dtype)}
-        sampled = sampled.astype({name: coarse[name] for name in coarse if name in sampled.columns})
+        sampled = in_units(sampled, self._dtypes)
         if self._chord is None or not self.projection:
             return sampled
         columns = list(self._chord.system.columns)
@@ -521,25 +492,3 @@ def _say(found: Any) -> str:
         f'{found.constraint}: {found.share_feasible:.1%} of the training rows within {found.tolerance:.3g} {found.unit}'
         f'; violation median {found.violation_median:.3g}, largest {found.violation_max:.3g} {found.unit}.'
     )
-
-
-def _own(data: Any) -> Any:
-    """The table in a frame whose column names SDV may change; moments in nanoseconds, the only unit RDT reads."""
-    if isinstance(data, dict):
-        return {name: _own(each) for name, each in data.items()}
-    return _in_nanoseconds(data) if isinstance(data, pd.DataFrame) else data
-
-
-def _dtypes(data: Any) -> dict[str, Any]:
-    """The dtypes of a table, by the names that SDV gives its columns."""
-    (table,) = data.values() if isinstance(data, dict) else (data,)
-    return {str(name): dtype for name, dtype in table.dtypes.items()}
-
-
-def _is_coarse(dtype: Any) -> bool:
-    return isinstance(dtype, np.dtype) and dtype.kind == 'M' and dtype != np.dtype('datetime64[ns]')
-
-
-def _in_nanoseconds(data: pd.DataFrame) -> pd.DataFrame:
-    """A shallow copy whose moments are in nanoseconds."""
-    return data.astype({name: 'datetime64[ns]' for name, dtype in data.dtypes.items() if _is_coarse(dtype)}, copy=False)

@@ -254,7 +254,7 @@ def _inflated(column: np.ndarray, scaling: str, spread: float) -> InflatedCodec 
         exact, rest = [*exact, float(np.median(rest))], rest[:0]
     if not exact and len(present) == len(column):
         return None
-    return InflatedCodec.fit(column, exact, resolution, SCALINGS[scaling] if len(rest) else None)
+    return InflatedCodec.fit(column, exact, resolution, SCALINGS[scaling].fit if len(rest) else None)
 
 
 def _arrange(found: Iterable[tuple[ColumnCodec, list[int]]]) -> tuple[list[_Part], Layout]:

@@ -1,6 +1,6 @@
 """A column of numbers that takes some values exactly and often, or is missing: a state beside the number."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -32,7 +32,11 @@ class InflatedCodec(ColumnCodec):
 
     @classmethod
     def fit(
-        cls, values: np.ndarray, exact: Sequence[float], resolution: float, codec: type['ColumnCodec'] | None
+        cls,
+        values: np.ndarray,
+        exact: Sequence[float],
+        resolution: float,
+        codec: Callable[[np.ndarray], ColumnCodec] | None,
     ) -> 'InflatedCodec':
         """Fits the codec of the other numbers and counts the states.
 
@@ -40,12 +44,12 @@ class InflatedCodec(ColumnCodec):
             values: one column, NaN where missing, shape (row,).
             exact: the exact values, without NaN.
             resolution: values no farther than this from an exact one are it.
-            codec: class of the codec of the others, of which at least two differ; None when there are no others.
+            codec: fits the codec of the others, shape (row, 1), of which at least two differ; None when there are none.
         """
         missing = [np.nan] if np.isnan(values).any() else []
         points = torch.tensor([*sorted(exact), *missing], dtype=torch.float64)
         states = _states(torch.from_numpy(values), points, torch.inf if codec is None else resolution)
-        rest = None if codec is None else codec.fit(values[(states == len(points)).numpy(), None])  # type: ignore[attr-defined]
+        rest = None if codec is None else codec(values[(states == len(points)).numpy(), None])
         counts = torch.bincount(states, minlength=len(points) + (codec is not None)).double()
         return cls(points, resolution, rest, counts / len(values))
 

@@ -30,7 +30,7 @@ def inflated(num_rows=2000, seed=0):
 
 
 VALUES = inflated()
-CODECS = {kind: InflatedCodec.fit(VALUES, [3.0, 0.0], GAP, kind) for kind in (QuantileCodec, AffineCodec)}
+CODECS = {kind: InflatedCodec.fit(VALUES, [3.0, 0.0], GAP, kind.fit) for kind in (QuantileCodec, AffineCodec)}
 kinds = pytest.mark.parametrize('kind', [QuantileCodec, AffineCodec])
 
 
@@ -74,7 +74,7 @@ def test_round_trip_of_any_column(kinds, exact, scale, seed):
     rest = np.setdiff1d(column[~np.isnan(column)], points)
     if len(rest) == 1:
         points.append(rest[0])
-    codec = InflatedCodec.fit(column, points, GAP * scale, AffineCodec if len(rest) > 1 else None)
+    codec = InflatedCodec.fit(column, points, GAP * scale, AffineCodec.fit if len(rest) > 1 else None)
     values = table(column)
     back = codec.decode(codec.encode(values, generator(seed)), codec.states(values))
     assert codec.num_numbers == (len(rest) > 1)

@@ -1,0 +1,59 @@
+"""Tables as SDV and RDT hand them around: names, order, dtypes, units of time, and which columns are categories."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+DISCRETE = ('categorical', 'ordinal', 'boolean')
+"""Sdtypes whose values are learned as categories."""
+
+
+def owned(data: Any) -> Any:
+    """The caller's table in a frame whose column names SDV may change; moments in nanoseconds, the only unit of RDT."""
+    if isinstance(data, dict):
+        return {name: owned(each) for name, each in data.items()}
+    return in_nanoseconds(data) if isinstance(data, pd.DataFrame) else data
+
+
+def dtypes_of(data: Any) -> dict[str, Any]:
+    """The dtypes of the caller's table, by the names that SDV gives its columns."""
+    (table,) = data.values() if isinstance(data, dict) else (data,)
+    return {str(name): dtype for name, dtype in table.dtypes.items()}
+
+
+def in_nanoseconds(data: pd.DataFrame) -> pd.DataFrame:
+    """A shallow copy whose moments are in nanoseconds."""
+    return data.astype({name: 'datetime64[ns]' for name, dtype in data.dtypes.items() if _is_coarse(dtype)}, copy=False)
+
+
+def in_units(data: pd.DataFrame, dtypes: Mapping[str, Any]) -> pd.DataFrame:
+    """The opposite: moments in the units of `dtypes`."""
+    return data.astype({name: dtypes[name] for name in data.columns if _is_coarse(dtypes.get(name))})
+
+
+def in_order(processed: pd.DataFrame, described: Sequence[str]) -> pd.DataFrame:
+    """The columns in the metadata's order, others after them: RDT's own order changes from one process to the next."""
+    known = [name for name in described if name in processed.columns]
+    return processed[known + sorted(set(processed.columns) - set(known))]
+
+
+def discrete_columns(processed: pd.DataFrame, sdtypes: Mapping[str, str], guided: Collection[str]) -> set[str]:
+    """The processed columns whose values are categories: discrete by their sdtype, or no numbers.
+
+    Args:
+        processed: the processed table.
+        sdtypes: of the columns that no transformer rewrites.
+        guided: columns that a constraint reads as numbers, whatever SDV calls them.
+    """
+    discrete = set()
+    for name, dtype in processed.dtypes.items():
+        number = pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype)
+        if name not in guided and (sdtypes.get(name) in DISCRETE or not number):
+            discrete.add(name)
+    return discrete
+
+
+def _is_coarse(dtype: Any) -> bool:
+    return isinstance(dtype, np.dtype) and dtype.kind == 'M' and dtype != np.dtype('datetime64[ns]')
