@@ -26,6 +26,7 @@ Draw = Callable[[pd.DataFrame], pd.DataFrame]
 def complete(
     given: pd.DataFrame,
     matched: Collection[str],
+    imposed: bool,
     draw: Draw,
     constraints: Sequence[Any],
     max_tries: int,
@@ -37,6 +38,7 @@ def complete(
         given: the values that are asked for, any columns, index 0, 1, ...
         matched: those columns in which a candidate may still differ and is drawn again then; the others are imposed by
             whoever draws, up to their last digits.
+        imposed: whether any column is; if none is, every candidate may serve every row.
         draw: draws candidates.
         constraints: SDV's, which a candidate must obey once it has the given values.
         max_tries: most calls of `draw`.
@@ -47,10 +49,15 @@ def complete(
     """
     pending, completed = np.arange(len(given)), [pd.DataFrame()]
     for _ in range(max_tries):
-        copies = max(CANDIDATES // len(pending), 1) if matched else 1
-        asked = given.iloc[np.tile(pending, copies)]
-        candidates = draw(asked.reset_index(drop=True))
-        candidates.index = asked.index[candidates.index]
+        if imposed or not matched:
+            copies = max(CANDIDATES // len(pending), 1) if matched else 1
+            asked = given.iloc[np.tile(pending, copies)]
+            candidates = draw(asked.reset_index(drop=True))
+            candidates.index = asked.index[candidates.index]
+        else:
+            candidates = _allotted(
+                draw(pd.DataFrame(index=range(CANDIDATES))), given.iloc[pending[:CANDIDATES]], matched
+            )
         wanted = _as_delivered(given.loc[candidates.index], candidates)
         fits = np.ones(len(candidates), dtype=bool)
         for name in matched:
@@ -84,6 +91,20 @@ def rewritten(given: pd.DataFrame, constraints: Sequence[Any]) -> pd.DataFrame:
         except Exception:  # It needs columns that are not given; SDV's constraints say so in many ways.
             LOGGER.debug('%s leaves the given columns as they are.', type(constraint).__name__)
     return given
+
+
+def _allotted(candidates: pd.DataFrame, given: pd.DataFrame, matched: Collection[str]) -> pd.DataFrame:
+    """Candidates that fit, each for one row and under its index; a row gets at most one."""
+    row, candidate = (places.ravel() for places in np.indices((len(given), len(candidates))))
+    pairs = candidates.iloc[candidate].set_axis(given.index[row], axis='index')
+    wanted = _as_delivered(given.iloc[row], pairs)
+    fits = np.all([_same(pairs[name], wanted[name]) for name in matched], axis=0).reshape(len(given), len(candidates))
+    taken: dict[int, int] = {}
+    for place, fitting in enumerate(fits):
+        fitting[list(taken)] = False
+        if fitting.any():
+            taken[int(fitting.argmax())] = place
+    return candidates.iloc[list(taken)].set_axis(given.index[list(taken.values())], axis='index')
 
 
 def _as_delivered(wanted: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:

@@ -361,6 +361,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             conditions.reset_index(drop=True),
             # An SDV constraint computes columns from others: what was imposed may come out otherwise.
             modelled if super().get_constraints() else (),
+            not self._known(conditions).empty,
             self._draw_given,
             [*self._chained_constraints, *self._reject_sampling_constraints],
             max_tries_per_batch,

@@ -1,5 +1,9 @@
 """Each kind of column and each shape of table, as the user receives it."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +13,8 @@ from mixed_table import CATEGORIES, make_synthesizer, mixed_table
 from sdv_version import fit, metadata_of, sample
 
 NUM_ROWS = 600
+KIBIBYTE = 1024
+HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope='module')
@@ -195,6 +201,25 @@ def test_three_hundred_columns():
     assert list(rows.columns) == list(table.columns)
     assert rows.notna().all(axis=None)
     assert rows[words.columns].isin(['a', 'b', 'c']).all(axis=None)
+
+
+def test_ten_thousand_levels_fit_in_two_gibibytes():
+    code = (
+        'import resource\n'
+        'import numpy as np, pandas as pd\n'
+        'from mixed_table import make_synthesizer\n'
+        'from sdv_version import fit, metadata_of, sample\n'
+        'towns = np.char.add("town ", np.arange(10_000).astype(str)).astype(object)\n'
+        'table = pd.DataFrame({"town": np.tile(towns, 2), "x": np.random.default_rng(0).normal(size=20_000)})\n'
+        'metadata = metadata_of(table, {"town": {"sdtype": "categorical"}})\n'
+        'rows = sample(fit(make_synthesizer(table, metadata, max_time=5), table), 100)\n'
+        'assert set(rows["town"]) <= set(towns)\n'
+        'assert rows["town"].nunique() > 90\n'
+        'print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False, cwd=HERE)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) * KIBIBYTE < 2 * 2**30
 
 
 def test_numbers_unicode_blanks_and_dots_serve_as_column_names():

@@ -166,6 +166,23 @@ def test_rows_under_constraints_do_not_depend_on_the_batch_size(fresh):
     pd.testing.assert_frame_equal(sample(fresh, 20), whole.head(20))
 
 
+def test_values_that_a_constraint_computes_are_found_among_shared_candidates():
+    # The model knows the start and the length, not the end: rows with a given end are matched, all to the same draws.
+    random = np.random.default_rng(2)
+    start = random.uniform(10, 20, 2000)
+    table = pd.DataFrame({'start': start, 'end': start + random.uniform(0, 4, 2000)})
+    synthesizer = fit(make_synthesizer(table, metadata_of(table), [Inequality('start', 'end')], epochs=60), table)
+    known = pd.DataFrame({'end': random.uniform(14, 20, 400)})
+    # A batch of 1,024 has about ten rows within a percent of each end, so 400 ends need few batches.
+    rows = sample_remaining_columns(synthesizer, known, max_tries_per_batch=6)
+    pd.testing.assert_series_equal(rows['end'], known['end'])
+    length = rows['end'] - rows['start']
+    assert (length >= 0).all()
+    # Uniform on [0, 4] whatever the end: mean 2, and 0.3 is five standard errors of 400 rows.
+    assert abs(length.mean() - 2) < 0.3
+    assert rows['start'].is_unique
+
+
 def test_missing_values_under_constraints_stay_missing(table):
     random = np.random.default_rng(1)
     holed = table.drop(columns=['opened', 'closed']).copy()

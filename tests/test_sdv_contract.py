@@ -1,5 +1,6 @@
 """The public methods of SDV's BaseSingleTableSynthesizer, on a table with a column of every kind, by 1.38 and 2.x."""
 
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -7,6 +8,7 @@ from importlib.metadata import version
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from rdt.transformers import (
     FloatFormatter,
     GaussianNormalizer,
@@ -302,8 +304,9 @@ def test_losses_are_one_number_an_epoch_and_are_plotted(fresh):
     np.testing.assert_array_equal(figure.data[0].y, losses['Loss'])
 
 
-def test_another_process_loads_it_and_draws_the_same_rows(fresh, tmp_path):
-    fresh.save(tmp_path / 'model.pkl')
+def loaded_elsewhere(synthesizer, folder, **environment):
+    """40 rows and the losses of the saved synthesizer in another process."""
+    synthesizer.save(folder / 'model.pkl')
     code = (
         'import sys\n'
         'from pathlib import Path\n'
@@ -315,10 +318,27 @@ def test_another_process_loads_it_and_draws_the_same_rows(fresh, tmp_path):
         "rows.to_pickle(folder / 'rows.pkl')\n"
         "synthesizer.get_loss_values().to_pickle(folder / 'losses.pkl')\n"
     )
-    done = subprocess.run([sys.executable, '-c', code, tmp_path], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, '-c', code, folder], capture_output=True, text=True, check=False, env=os.environ | environment
+    )
     assert done.returncode == 0, done.stderr
-    pd.testing.assert_frame_equal(pd.read_pickle(tmp_path / 'rows.pkl'), sample(fresh, 40))
-    pd.testing.assert_frame_equal(pd.read_pickle(tmp_path / 'losses.pkl'), fresh.get_loss_values())
+    return pd.read_pickle(folder / 'rows.pkl'), pd.read_pickle(folder / 'losses.pkl')
+
+
+def test_another_process_loads_it_and_draws_the_same_rows(fresh, tmp_path):
+    rows, losses = loaded_elsewhere(fresh, tmp_path)
+    pd.testing.assert_frame_equal(rows, sample(fresh, 40))
+    pd.testing.assert_frame_equal(losses, fresh.get_loss_values())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+def test_what_a_gpu_learned_loads_where_there_is_none(table, tmp_path):
+    synthesizer = fit(make_synthesizer(table, enable_gpu=True), table)
+    assert next(synthesizer._model.denoiser.parameters()).is_cuda
+    rows, losses = loaded_elsewhere(synthesizer, tmp_path, CUDA_VISIBLE_DEVICES='')
+    assert list(rows.columns) == list(table.columns)
+    assert set(rows['colour'].dropna()) <= set(table['colour'].dropna())
+    pd.testing.assert_frame_equal(losses, synthesizer.get_loss_values())
 
 
 def test_saving_does_not_move_on_the_rows_that_follow(fresh, tmp_path):
