@@ -5,17 +5,25 @@ import sdv  # noqa: F401, I001  First, so that SDV's plug-in discovery never mee
 from typing import Any
 
 from sdv_constrained_diffusion.constraints import registry
+from sdv_constrained_diffusion.constraints.algebraic import Bounds, Linear, Ordered, Ratio, SumTo
 from sdv_constrained_diffusion.constraints.base import Constraint, constraint
+from sdv_constrained_diffusion.constraints.formula import Formula
 from sdv_constrained_diffusion.synthesizer import ConstrainedDiffusionSynthesizer
 from sdv_constrained_diffusion.testing import check_constraint
 
 __version__ = '0.1.0.dev0'
 
 __all__ = [
+    'Bounds',
     'ConstrainedDiffusionSynthesizer',
     'Constraint',
     'FidelityReport',
+    'Formula',
+    'Linear',
+    'Ordered',
     'PowerFlow',
+    'Ratio',
+    'SumTo',
     'check_constraint',
     'constraint',
 ]

@@ -11,5 +11,5 @@ SHAPED_POWER = ('equations', 'constraints', 'grid', 'validation')
 
 install_import_hook(
     [f'{PACKAGE}.{name}' for name in SHAPED] + [f'{PACKAGE}.power.{name}' for name in SHAPED_POWER],
-    'beartype.beartype',
+    'typecheck.checked',
 )
