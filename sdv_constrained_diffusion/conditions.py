@@ -19,6 +19,9 @@ ONE_MOMENT = pd.Timedelta(milliseconds=1)
 CANDIDATES = 1024
 """Candidates drawn at once where rows have to be matched."""
 
+ROUNDS = 32
+"""How often a row may get another candidate of one draw after a constraint has objected."""
+
 Draw = Callable[[pd.DataFrame], pd.DataFrame]
 """Given values, index 0, 1, ... -> candidate rows, one or none for each, by the same index."""
 
@@ -30,7 +33,7 @@ def complete(
     draw: Draw,
     constraints: Sequence[Any],
     max_tries: int,
-    found: Callable[[pd.DataFrame], None],
+    found: Callable[[int], Any],
 ) -> pd.DataFrame:
     """Draws rows until each of the given ones has been completed, or the tries are spent.
 
@@ -41,34 +44,18 @@ def complete(
         imposed: whether any column is; if none is, every candidate may serve every row.
         draw: draws candidates.
         constraints: SDV's, which a candidate must obey once it has the given values.
-        max_tries: most calls of `draw`.
-        found: is told the rows that each call completed.
+        max_tries: how often candidates are drawn for the rows that are still missing.
+        found: is told how many rows each try completed.
 
     Returns:
         the completed rows, by the index of `given`; rows for which no candidate was found are missing.
     """
+    serve = _serve_each if imposed or not matched else _serve_from_all
     pending, completed = np.arange(len(given)), [pd.DataFrame()]
     for _ in range(max_tries):
-        if imposed or not matched:
-            copies = max(CANDIDATES // len(pending), 1) if matched else 1
-            asked = given.iloc[np.tile(pending, copies)]
-            candidates = draw(asked.reset_index(drop=True))
-            candidates.index = asked.index[candidates.index]
-        else:
-            candidates = _allotted(
-                draw(pd.DataFrame(index=range(CANDIDATES))), given.iloc[pending[:CANDIDATES]], matched
-            )
-        wanted = _as_delivered(given.loc[candidates.index], candidates)
-        fits = np.ones(len(candidates), dtype=bool)
-        for name in matched:
-            fits &= _same(candidates[name], wanted[name])
-        rows = candidates[fits].assign(**{name: wanted.loc[fits, name] for name in wanted.columns})
-        for constraint in constraints:
-            if len(rows):  # SDV's Inequality cannot judge an empty batch of dates
-                rows = rows[np.asarray(constraint.is_valid(rows), dtype=bool)]
-        accepted = rows[~rows.index.duplicated()]
+        accepted = serve(given.iloc[pending], matched, draw, constraints)
         completed.append(accepted)
-        found(accepted)
+        found(len(accepted))
         pending = np.setdiff1d(pending, accepted.index)
         if not len(pending):
             break
@@ -93,18 +80,73 @@ def rewritten(given: pd.DataFrame, constraints: Sequence[Any]) -> pd.DataFrame:
     return given
 
 
-def _allotted(candidates: pd.DataFrame, given: pd.DataFrame, matched: Collection[str]) -> pd.DataFrame:
-    """Candidates that fit, each for one row and under its index; a row gets at most one."""
+def _serve_each(given: pd.DataFrame, matched: Collection[str], draw: Draw, constraints: Sequence[Any]) -> pd.DataFrame:
+    """Draws candidates for each row of its own; completed rows by the index of `given`."""
+    copies = max(CANDIDATES // len(given), 1) if matched else 1
+    asked = given.iloc[np.tile(np.arange(len(given)), copies)]
+    candidates = draw(asked.reset_index(drop=True))
+    candidates.index = asked.index[candidates.index]
+    rows = _finished(candidates[_fits(candidates, given.loc[candidates.index], matched)], given, constraints)
+    return rows[~rows.index.duplicated()]
+
+
+def _serve_from_all(
+    given: pd.DataFrame, matched: Collection[str], draw: Draw, constraints: Sequence[Any]
+) -> pd.DataFrame:
+    """Draws candidates of which each may serve every row; completed rows by the index of `given`."""
+    served = []
+    for start in range(0, len(given), CANDIDATES):
+        candidates = draw(pd.DataFrame(index=range(CANDIDATES))).reset_index(drop=True)
+        served += _allot(candidates, given.iloc[start : start + CANDIDATES], matched, constraints)
+    return pd.concat(served) if served else given.iloc[:0]
+
+
+def _allot(
+    candidates: pd.DataFrame, given: pd.DataFrame, matched: Collection[str], constraints: Sequence[Any]
+) -> list[pd.DataFrame]:
+    """Gives each row a candidate that fits, and another where a constraint objects; completed rows, some at a time."""
     row, candidate = (places.ravel() for places in np.indices((len(given), len(candidates))))
-    pairs = candidates.iloc[candidate].set_axis(given.index[row], axis='index')
-    wanted = _as_delivered(given.iloc[row], pairs)
-    fits = np.all([_same(pairs[name], wanted[name]) for name in matched], axis=0).reshape(len(given), len(candidates))
-    taken: dict[int, int] = {}
-    for place, fitting in enumerate(fits):
-        fitting[list(taken)] = False
-        if fitting.any():
-            taken[int(fitting.argmax())] = place
-    return candidates.iloc[list(taken)].set_axis(given.index[list(taken.values())], axis='index')
+    names = list(matched)  # a million pairs of whole rows would not fit into memory
+    pairs = candidates[names].iloc[candidate].set_axis(given.index[row], axis='index')
+    fits = _fits(pairs, given[names].iloc[row], matched).reshape(len(given), len(candidates))
+    served: list[pd.DataFrame] = []
+    waiting = list(range(len(given)))
+    for _ in range(ROUNDS):
+        taken: dict[int, int] = {}
+        for place in waiting:
+            options = fits[place].copy()
+            options[list(taken)] = False
+            if options.any():
+                taken[int(options.argmax())] = place
+        if not taken:
+            break
+        chosen, places = list(taken), list(taken.values())
+        rows = _finished(candidates.iloc[chosen].set_axis(given.index[places], axis='index'), given, constraints)
+        served.append(rows)
+        obeys = given.index[places].isin(rows.index)
+        fits[:, np.array(chosen)[obeys]] = False
+        fits[places, chosen] = False
+        waiting = sorted(set(waiting) - set(np.array(places)[obeys].tolist()))
+    return served
+
+
+def _finished(candidates: pd.DataFrame, given: pd.DataFrame, constraints: Sequence[Any]) -> pd.DataFrame:
+    """Candidates that obey the constraints with the given values of the same index in them."""
+    wanted = _as_delivered(given.loc[candidates.index], candidates)
+    rows = candidates.assign(**{name: wanted[name] for name in wanted.columns})
+    for constraint in constraints:
+        if len(rows):  # SDV's Inequality cannot judge an empty batch of dates
+            rows = rows[np.asarray(constraint.is_valid(rows), dtype=bool)]
+    return rows
+
+
+def _fits(candidates: pd.DataFrame, given: pd.DataFrame, matched: Collection[str]) -> np.ndarray:
+    """Which candidates have the matched columns' given values, row by row, shape (row,)."""
+    wanted = _as_delivered(given, candidates)
+    fits = np.ones(len(candidates), dtype=bool)
+    for name in matched:
+        fits &= _same(candidates[name], wanted[name])
+    return fits
 
 
 def _as_delivered(wanted: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:

@@ -350,13 +350,6 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             self._set_random_state(FIXED_RNG_SEED)
         modelled = [name for name in conditions.columns if self._sdtype(name) in MODELLED]
 
-        def found(rows: pd.DataFrame) -> None:
-            if progress_bar is not None:
-                progress_bar.update(len(rows))
-            if output_file_path is not None and len(rows):
-                path = Path(output_file_path)
-                rows.to_csv(path, mode='a', index=False, header=not (path.exists() and path.stat().st_size))
-
         completed = complete(
             conditions.reset_index(drop=True),
             # An SDV constraint computes columns from others: what was imposed may come out otherwise.
@@ -365,8 +358,11 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             self._draw_given,
             [*self._chained_constraints, *self._reject_sampling_constraints],
             max_tries_per_batch,
-            found,
+            lambda number: progress_bar is not None and progress_bar.update(number),
         )
+        if output_file_path is not None and len(completed):
+            path = Path(output_file_path)
+            completed.to_csv(path, mode='a', index=False, header=not (path.exists() and path.stat().st_size))
         completed.index = conditions.index[completed.index]
         return completed.sort_index(kind='stable')
 

@@ -216,6 +216,19 @@ def test_two_hundred_distinct_rows_all_come_back_in_order(fresh, table):
     assert rows['id'].is_unique
 
 
+def test_a_thousand_distinct_rows_ask_the_network_as_often_as_a_thousand_free_ones(fresh):
+    calls = []
+    hook = fresh._model.denoiser.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        sample(fresh, 1000)
+        free = len(calls)
+        rows = sample_remaining_columns(fresh, pd.DataFrame({'x': np.random.default_rng(0).normal(size=1000)}))
+    finally:
+        hook.remove()
+    assert len(rows) == 1000
+    assert len(calls) == 2 * free > 0
+
+
 def test_rows_of_every_kind_of_column_with_holes_come_back(fresh, table):
     known = mixed_table(120, seed=5)[
         ['x', 'height', 'visits', 'weight', 'colour', 'size', 'flag', 'consent', 'day', 'when']

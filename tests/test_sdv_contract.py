@@ -246,6 +246,17 @@ def test_the_file_holds_the_rows_that_are_returned(fresh, tmp_path, batch_size):
     assert written.read_text() == rows.to_csv(index=False)
 
 
+def test_sampling_shows_sdvs_bar_up_to_its_end(fresh, table, capsys):
+    sample(fresh, 60, batch_size=20)
+    assert '100%' in capsys.readouterr().err
+    sample_from_conditions(fresh, [Condition({'colour': 'red'}, num_rows=30)])
+    shown = capsys.readouterr().err
+    assert '100%' in shown
+    assert '30/30' in shown
+    sample_remaining_columns(fresh, table[['x']].head(25))
+    assert '25/25' in capsys.readouterr().err
+
+
 def test_a_file_that_exists_is_not_overwritten(fresh, tmp_path):
     (tmp_path / f'{TABLE}.csv').write_text('mine')
     with pytest.raises(AssertionError, match='already exist'):

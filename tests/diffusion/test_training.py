@@ -4,6 +4,7 @@ import dataclasses
 import io
 import itertools
 import math
+import re
 import sys
 import time
 
@@ -407,6 +408,7 @@ def test_progress_bar_only_when_asked_and_on_a_terminal(verbose, monkeypatch):
         train(Slope(), lambda _: torch.zeros(4, 1).double(), plan, torch.Generator(), verbose=verbose)
         written = stream.getvalue()
         assert ('Training' in written and 'loss=' in written) == shows
+        assert bool(re.search(r'\d\d:\d\d<', written)) == shows  # elapsed < left
         assert bool(written) == shows
 
 
