@@ -45,9 +45,9 @@ def measure_paper_preset(real: pd.DataFrame) -> None:
     torch.set_num_threads(1)
     preset = paper_preset()
     encoder = TableEncoder.fit(real, preset.scaling)
-    rows = encoder.encode(torch.as_tensor(real.to_numpy()))
+    rows = encoder.encode(encoder.values(real))
     torch.manual_seed(0)
-    denoiser = preset.denoiser(encoder.num_features)
+    denoiser = preset.denoiser(encoder.layout)
     plan = dataclasses.replace(preset.plan, epochs=PAPER_EPOCHS_MEASURED)
     training = train(denoiser, lambda generator: rows, plan, torch.Generator().manual_seed(0))
     per_epoch = sorted(training.cpu_seconds)[len(training.cpu_seconds) // 2]
