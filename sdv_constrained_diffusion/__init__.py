@@ -4,6 +4,7 @@ import sdv  # noqa: F401, I001  First, so that SDV's plug-in discovery never mee
 
 from typing import Any
 
+from sdv_constrained_diffusion.constraint_files import load_constraints
 from sdv_constrained_diffusion.constraints import registry
 from sdv_constrained_diffusion.constraints.algebraic import Bounds, Linear, Ordered, Ratio, SumTo
 from sdv_constrained_diffusion.constraints.base import Constraint, constraint
@@ -26,6 +27,7 @@ __all__ = [
     'SumTo',
     'check_constraint',
     'constraint',
+    'load_constraints',
 ]
 
 

@@ -25,6 +25,7 @@ from sdv_constrained_diffusion.arguments import (
     check_switch,
 )
 from sdv_constrained_diffusion.conditions import complete, rewritten
+from sdv_constrained_diffusion.constraint_files import save_constraints
 from sdv_constrained_diffusion.constraints.base import Constraint
 from sdv_constrained_diffusion.constraints.diagnosis import diagnose
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem, check_form
@@ -177,19 +178,17 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         self._guided += guided
 
     def get_constraints(self, filepath: str | None = None) -> list[Any] | None:
-        """All constraints, SDV's first; with a `filepath`, writes SDV's own constraints there as JSON.
+        """All constraints, SDV's first; with a `filepath`, writes them there as JSON, for `load_constraints`.
 
         Raises:
-            SynthesizerInputError: a `filepath` is given and some constraints are not SDV's.
+            ValueError: the file exists.
+            ConstraintError: a constraint cannot be written down, such as a function that cannot be imported.
         """
-        if filepath is not None and self._guided:
-            names = ', '.join(constraint.name for constraint in self._guided)
-            raise SynthesizerInputError(
-                f'get_constraints writes SDV constraints only, but this synthesizer also has {names}. '
-                'Call it without a path, or save the whole synthesizer.'
-            )
-        others = super().get_constraints(filepath)
-        return None if others is None else others + self._guided
+        constraints = [*super().get_constraints(), *self._guided]
+        if filepath is None:
+            return constraints
+        save_constraints(constraints, filepath)
+        return None
 
     def get_loss_values(self) -> pd.DataFrame:
         """Mean training loss of each epoch; columns 'Epoch' (from 0) and 'Loss'.

@@ -17,6 +17,8 @@ from sdv.cag._errors import ConstraintNotMetError
 from sdv.sampling import Condition
 
 from mixed_table import make_synthesizer
+from sdv_constrained_diffusion import Bounds, SumTo, constraint, load_constraints
+from sdv_constrained_diffusion.errors import ConstraintError
 from sdv_version import (
     TABLE,
     auto_assign_transformers,
@@ -28,6 +30,7 @@ from sdv_version import (
     sample_remaining_columns,
     validate,
 )
+from written_laws import enough
 
 
 class Total(SingleTableProgrammableConstraint):
@@ -226,6 +229,27 @@ def test_constraints_come_back_as_given_and_are_written_as_json(table, tmp_path)
     assert [each['class_name'] for each in written] == [type(each).__name__ for each in given]
     with pytest.raises(ValueError, match='already exists'):
         synthesizer.get_constraints(tmp_path / 'constraints.json')
+
+
+def test_constraints_of_both_kinds_come_back_from_one_file(table, tmp_path):
+    given = [CONSTRAINTS['FixedCombinations'](), Bounds('value', -5, 5), SumTo(['net', 'tax'], 'total', 0.01), enough]
+    numbers = table.assign(gen_mw=2.0 + table['value'] ** 2, load_mw=table['value'] ** 2)
+    constrained(numbers, given).get_constraints(tmp_path / 'constraints.json')
+    synthesizer = constrained(numbers, load_constraints(tmp_path / 'constraints.json'))
+    assert [type(each) for each in synthesizer.get_constraints()] == [type(each) for each in given]
+    rows = sample(fit(synthesizer, numbers), 50)
+    assert (rows['town'].map(COUNTRY) == rows['country']).all()
+    assert ((rows['net'] + rows['tax'] - rows['total']).abs() <= 0.01).all()
+    assert (rows['gen_mw'] >= rows['load_mw'] - 1e-6).all()
+
+
+def test_nothing_is_written_when_one_constraint_cannot_be(table, tmp_path):
+    synthesizer = constrained(
+        table, [CONSTRAINTS['Inequality'](), constraint(columns=['value'])(lambda rows: rows.value)]
+    )
+    with pytest.raises(ConstraintError, match='cannot be written down'):
+        synthesizer.get_constraints(tmp_path / 'constraints.json')
+    assert not list(tmp_path.iterdir())
 
 
 def test_constraints_are_added_one_after_the_other(table):

@@ -1,14 +1,17 @@
 """What a constraint is: columns of a table, a residual over them, limits for the residual, a tolerance."""
 
 import abc
-from collections.abc import Callable, Iterable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from sdv_constrained_diffusion._types import Jacobians, Residuals, Table
+from sdv_constrained_diffusion.constraints.paths import find, path_of
 from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError
 
 
@@ -163,6 +166,24 @@ class Constraint(abc.ABC):
             if name not in available:
                 raise ColumnMissingError.of(self.name, name, available)
 
+    def parameters(self) -> dict[str, Any]:
+        """What `from_parameters` makes the same constraint of, values that JSON can hold: the fields of a dataclass.
+
+        Raises:
+            ConstraintError: the class is no dataclass and does not override this.
+        """
+        if not dataclasses.is_dataclass(self):
+            raise ConstraintError(
+                f'{self.name} cannot be written down: make its class a dataclass, or give it the methods parameters '
+                'and from_parameters.'
+            )
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> 'Constraint':
+        """Makes a constraint of what `parameters` returned."""
+        return cls(**parameters)
+
     def misreadings(self) -> Iterable[Misreading]:
         """Mistakes in units or signs that users make with this constraint's columns; none by default."""
         return ()
@@ -227,6 +248,22 @@ class FunctionConstraint(Constraint):
     def residual(self, table: TableView) -> Tensor:
         """The function's value."""
         return self.function(table)
+
+    def parameters(self) -> dict[str, Any]:
+        """The function by its import path, and the constraint's data.
+
+        Raises:
+            ConstraintError: the function cannot be imported from elsewhere.
+        """
+        limits = {'lower': self.lower, 'upper': self.upper, 'tolerance': self.tolerance, 'unit': self.unit}
+        return {'function': path_of(self.function, self.name), 'columns': list(self.columns), **limits}
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> 'FunctionConstraint':
+        """Imports the function; a decorated one is taken out of its constraint."""
+        found = find(parameters['function'])
+        function = found.function if isinstance(found, FunctionConstraint) else found
+        return cls(**{**parameters, 'function': function})
 
 
 def constraint(

@@ -81,6 +81,21 @@ class PowerFlow(Constraint):
         """
         return cls(Grid.from_pandapower(net), columns, tolerance_mw)
 
+    def parameters(self) -> dict[str, Any]:
+        """The grid's data, the columns' own names and the tolerances."""
+        return {
+            'grid': self.grid.to_dict(),
+            'columns': self._own_names,
+            'tolerance_mw': self.tolerance_mw,
+            'tolerance_vm_pu': self.tolerance_vm_pu,
+            'tolerance_va_degree': self.tolerance_va_degree,
+        }
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> 'PowerFlow':
+        """Makes the same equations again, without pandapower."""
+        return cls(**{**parameters, 'grid': Grid.from_dict(parameters['grid'])})
+
     def residual(self, table: TableView) -> Residuals:
         """Mismatch of power per node, then difference of voltage per bus that a switch joins to another.
 

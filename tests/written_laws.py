@@ -1,0 +1,15 @@
+"""Laws that a file can name: they stand at the top level of a module."""
+
+from sdv_constrained_diffusion import Constraint, constraint
+
+
+@constraint(columns=['gen_mw', 'load_mw'], upper=float('inf'), tolerance=1e-6, unit='MW')
+def enough(table):
+    return table.gen_mw - table.load_mw
+
+
+class Wordless(Constraint):
+    columns = ('a',)
+
+    def residual(self, table):
+        return table.a
