@@ -9,6 +9,7 @@ from sdv_constrained_diffusion.constraints import registry
 from sdv_constrained_diffusion.constraints.algebraic import Bounds, Linear, Ordered, Ratio, SumTo
 from sdv_constrained_diffusion.constraints.base import Constraint, constraint
 from sdv_constrained_diffusion.constraints.formula import Formula
+from sdv_constrained_diffusion.sdv_constraint import as_sdv_constraint
 from sdv_constrained_diffusion.synthesizer import ConstrainedDiffusionSynthesizer
 from sdv_constrained_diffusion.testing import check_constraint
 
@@ -25,6 +26,7 @@ __all__ = [
     'PowerFlow',
     'Ratio',
     'SumTo',
+    'as_sdv_constraint',
     'check_constraint',
     'constraint',
     'load_constraints',

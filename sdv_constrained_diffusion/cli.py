@@ -7,7 +7,9 @@ import typer
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 demos = typer.Typer(help='Complete runs on real input.', no_args_is_help=True)
+constraints = typer.Typer(help='Constraints that are registered by name.', no_args_is_help=True)
 app.add_typer(demos, name='demo')
+app.add_typer(constraints, name='constraints')
 
 
 @demos.command()
@@ -30,6 +32,17 @@ def pjm5(
     for result in results:
         typer.echo(str(result))
     typer.echo(f'report: {out / "report.html"}')
+
+
+@constraints.command('list')
+def list_constraints() -> None:
+    """Name, origin and version of each constraint that a distribution registers, and what is wrong with it."""
+    from sdv_constrained_diffusion.constraints.registry import listing
+
+    for each in listing().itertuples():
+        typer.echo(
+            f'{each.name}\t{each.origin} {each.version}' + (f'\tskipped: {each.problem}' if each.problem else '')
+        )
 
 
 if __name__ == '__main__':

@@ -1,11 +1,16 @@
 import importlib.metadata
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
-from sdv_constrained_diffusion.constraints.registry import GROUP, load, registered
+from sdv_constrained_diffusion.cli import app
+from sdv_constrained_diffusion.constraints.registry import GROUP, SWITCH, load, registered
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem
 from sdv_constrained_diffusion.errors import MissingExtraError, PluginError
 from sdv_constrained_diffusion.power.constraints import PowerFlow
@@ -113,6 +118,67 @@ def test_a_plugin_that_names_no_constraint_class_is_refused(install, module, thi
         PluginError, match=rf"'odd' \({module}:Thing, from {module} 1\.2\) must name a subclass of Constraint; it names"
     ):
         load('odd')
+
+
+def test_two_distributions_with_one_name_are_told_apart(install):
+    install('first_sums', GOOD, 'sum', 'first_sums:Sum')
+    install('second_sums', GOOD, 'sum', 'second_sums:Sum')
+    with pytest.raises(PluginError, match=r"More than one .* 'sum': .*first_sums 1\.2.*Uninstall") as caught:
+        load('sum')
+    assert 'second_sums 1.2' in str(caught.value)
+
+
+@pytest.mark.parametrize('value', ['0', 'off', 'OFF'])
+def test_the_switch_leaves_the_packages_own_constraints_only(install, monkeypatch, value):
+    install('strange_sums', GOOD, 'sum', 'strange_sums:Sum')
+    monkeypatch.setenv(SWITCH, value)
+    assert list(registered()) == ['power_flow']
+    with pytest.raises(PluginError, match=f"registered as 'sum'.*switched off by {SWITCH}"):
+        load('sum')
+    assert load('power_flow') is PowerFlow
+
+
+def test_the_list_names_what_is_broken_and_skips_it(install):
+    install('strange_sums', GOOD, 'sum', 'strange_sums:Sum')
+    install('broken_run', '1 / 0', 'broken', 'broken_run:Sum')
+    done = CliRunner().invoke(app, ['constraints', 'list'])
+    assert done.exit_code == 0, done.output
+    lines = dict(line.split('\t', 1) for line in done.output.splitlines())
+    assert lines['sum'] == 'strange_sums 1.2'
+    assert lines['power_flow'].startswith('sdv-constrained-diffusion ')
+    assert lines['broken'].startswith('broken_run 1.2\tskipped: ')
+    assert 'ZeroDivisionError' in lines['broken']
+
+
+def test_the_documented_plugin_is_installed_and_used(tmp_path):
+    source = tmp_path / 'plugin'  # building leaves files beside the sources
+    shutil.copytree(Path(__file__).parents[2] / 'docs' / 'plugin', source)
+    options = ['--quiet', '--no-deps', '--no-build-isolation', '--target', str(tmp_path / 'installed')]
+    subprocess.run([sys.executable, '-m', 'pip', 'install', *options, str(source)], check=True)
+    code = (
+        'import numpy as np, pandas as pd\n'
+        'from sdv.metadata import Metadata\n'
+        'from sdv_constrained_diffusion import ConstrainedDiffusionSynthesizer, check_constraint\n'
+        'from sdv_constrained_diffusion.constraints import registry\n'
+        'law = registry.load("ideal_gas")(moles=2.0)\n'
+        'rng = np.random.default_rng(0)\n'
+        'volume, temperature = rng.uniform(10, 20, 300), rng.uniform(280, 320, 300)\n'
+        'pressure = 2.0 * 8.314462618 * temperature / volume\n'
+        'columns = {"pressure_kpa": pressure, "volume_l": volume, "temperature_k": temperature}\n'
+        'rows = pd.DataFrame(columns)\n'
+        'assert check_constraint(law, rows).passed\n'
+        'synthesizer = ConstrainedDiffusionSynthesizer(Metadata.detect_from_dataframes({"t": rows}), epochs=5)\n'
+        'synthesizer.add_constraints([law])\n'
+        'synthesizer.fit({"t": rows})\n'
+        'drawn = synthesizer.sample(20)["t"]\n'
+        'energy = drawn.pressure_kpa * drawn.volume_l - 2.0 * 8.314462618 * drawn.temperature_k\n'
+        'assert energy.abs().max() <= 1e-6\n'
+    )
+    path = os.pathsep.join(each for each in (str(tmp_path / 'installed'), os.environ.get('PYTHONPATH')) if each)
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=False, env=os.environ | {'PYTHONPATH': path}
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_missing_extra_keeps_its_own_advice(install):

@@ -1,0 +1,78 @@
+"""Our constraints for SDV's other synthesizers: their rows are projected, too."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from sdv.cag import SingleTableProgrammableConstraint
+
+from sdv_constrained_diffusion.constraints.base import Constraint
+from sdv_constrained_diffusion.constraints.diagnosis import diagnose
+from sdv_constrained_diffusion.constraints.system import ConstraintSystem, check_form
+from sdv_constrained_diffusion.errors import ConstraintError
+from sdv_constrained_diffusion.guidance.chord import Chord
+from sdv_constrained_diffusion.guidance.projection import ResultCode, project
+
+
+def as_sdv_constraint(constraints: Sequence[Constraint]) -> SingleTableProgrammableConstraint:
+    """Makes constraints of this package one constraint of SDV, which any of its synthesizers takes.
+
+    The synthesizer learns the table as it is. Its rows are moved the shortest way onto the constraints, in column standard
+    deviations, after SDV has rounded and clipped them; rows that cannot be moved there are drawn again by SDV. The
+    constrained columns come back as float64.
+
+    Args:
+        constraints: at least one; they must hold on the training rows.
+
+    Raises:
+        ConstraintError: there is none, or one is ill formed.
+    """
+    if isinstance(constraints, Constraint) or not constraints:
+        raise ConstraintError(f'as_sdv_constraint needs a list of constraints; it got {constraints!r}.')
+    for each in constraints:
+        check_form(each)
+    return _Projecting(list(constraints))
+
+
+class _Projecting(SingleTableProgrammableConstraint):
+    """What `as_sdv_constraint` returns."""
+
+    def __init__(self, constraints: list[Constraint]) -> None:
+        self.constraints = constraints
+        self._chord: Chord | None = None
+
+    def fit(self, data: pd.DataFrame, metadata: Any) -> None:
+        """Linearises the constraints at the mean training row."""
+        diagnose(self.constraints, data)
+        system = ConstraintSystem(self.constraints, data)
+        self._chord = Chord(system, system.values(data))
+
+    def transform(self, data: pd.DataFrame) -> pd.DataFrame:
+        """Leaves the table as it is."""
+        return data
+
+    def get_updated_metadata(self, metadata: Any) -> Any:
+        """Leaves the metadata as they are."""
+        return metadata
+
+    def reverse_transform(self, transformed_data: pd.DataFrame) -> pd.DataFrame:
+        """Projects the rows; those that cannot be moved onto the constraints stay, and `is_valid` refuses them."""
+        chord = self._fitted()
+        columns = list(chord.system.columns)
+        values = chord.system.values(transformed_data)
+        projected = project(chord, values, torch.zeros_like(values, dtype=torch.bool))
+        found = torch.where((projected.codes == ResultCode.CONVERGED)[:, None], projected.values, values)
+        finished = transformed_data.astype(dict.fromkeys(columns, 'float64'))
+        finished[columns] = found.numpy()
+        return finished
+
+    def is_valid(self, synthetic_data: pd.DataFrame) -> pd.Series:
+        """Which rows obey every constraint within its tolerance."""
+        system = self._fitted().system
+        return pd.Series(system.feasible(system.values(synthetic_data)).numpy(), index=synthetic_data.index)
+
+    def _fitted(self) -> Chord:
+        if self._chord is None:
+            raise ConstraintError('The constraint knows no table yet. Fit the synthesizer that has it first.')
+        return self._chord
