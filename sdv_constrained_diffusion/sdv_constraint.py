@@ -12,15 +12,16 @@ from sdv_constrained_diffusion.constraints.diagnosis import diagnose
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem, check_form
 from sdv_constrained_diffusion.errors import ConstraintError
 from sdv_constrained_diffusion.guidance.chord import Chord
-from sdv_constrained_diffusion.guidance.projection import ResultCode, project
+from sdv_constrained_diffusion.guidance.projection import ResultCode
+from sdv_constrained_diffusion.guidance.rounding import attainable_decimals, project_rounded
 
 
 def as_sdv_constraint(constraints: Sequence[Constraint]) -> SingleTableProgrammableConstraint:
     """Makes constraints of this package one constraint of SDV, which any of its synthesizers takes.
 
-    The synthesizer learns the table as it is. Its rows are moved the shortest way onto the constraints, in column standard
-    deviations, after SDV has rounded and clipped them; rows that cannot be moved there are drawn again by SDV. The
-    constrained columns come back as float64.
+    The synthesizer learns the table as it is. After SDV has rounded and clipped its rows, they are moved the shortest
+    way onto the constraints, in column standard deviations; rows that cannot be moved there are drawn again by SDV.
+    Whole numbers stay whole and decimals as they are where the constraints allow it.
 
     Args:
         constraints: at least one; they must hold on the training rows.
@@ -41,12 +42,15 @@ class _Projecting(SingleTableProgrammableConstraint):
     def __init__(self, constraints: list[Constraint]) -> None:
         self.constraints = constraints
         self._chord: Chord | None = None
+        self._decimals: list[int | None] = []
 
     def fit(self, data: pd.DataFrame, metadata: Any) -> None:
         """Linearises the constraints at the mean training row."""
         diagnose(self.constraints, data)
         system = ConstraintSystem(self.constraints, data)
-        self._chord = Chord(system, system.values(data))
+        values = system.values(data)
+        self._chord = Chord(system, values)
+        self._decimals = attainable_decimals(self._chord, values)
 
     def transform(self, data: pd.DataFrame) -> pd.DataFrame:
         """Leaves the table as it is."""
@@ -61,7 +65,7 @@ class _Projecting(SingleTableProgrammableConstraint):
         chord = self._fitted()
         columns = list(chord.system.columns)
         values = chord.system.values(transformed_data)
-        projected = project(chord, values, torch.zeros_like(values, dtype=torch.bool))
+        projected = project_rounded(chord, values, torch.zeros_like(values, dtype=torch.bool), self._decimals)
         found = torch.where((projected.codes == ResultCode.CONVERGED)[:, None], projected.values, values)
         finished = transformed_data.astype(dict.fromkeys(columns, 'float64'))
         finished[columns] = found.numpy()

@@ -41,7 +41,8 @@ from sdv_constrained_diffusion.frames import (
     owned,
 )
 from sdv_constrained_diffusion.guidance.chord import Chord
-from sdv_constrained_diffusion.guidance.projection import ProjectionRecord, ResultCode, project
+from sdv_constrained_diffusion.guidance.projection import ProjectionRecord, ResultCode
+from sdv_constrained_diffusion.guidance.rounding import attainable_decimals, project_rounded
 from sdv_constrained_diffusion.model import DiffusionModel, Guidance
 
 LOGGER = logging.getLogger(__name__)
@@ -127,6 +128,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         self._model: DiffusionModel | None = None
         self._guided: list[Constraint] = []
         self._chord: Chord | None = None
+        self._decimals: list[int | None] = []
         self._given = pd.DataFrame()
         self._dtypes: dict[str, Any] = {}
         self._constraint_diagnosis = pd.DataFrame()
@@ -263,8 +265,8 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         processed = super()._preprocess(table_data)
         for name in constrained:
             self._data_processor.formatters.pop(name, None)
-        if self.enforce_rounding or self.enforce_min_max_values:
-            self._tell(f'{len(constrained)} constrained columns are delivered unrounded and unclipped.')
+        if self.enforce_min_max_values:
+            self._tell(f'{len(constrained)} constrained columns are delivered unclipped.')
         return processed
 
     def _update_default_transformers(self) -> None:
@@ -313,6 +315,11 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             return None
         system = ConstraintSystem(self._guided, processed_data)
         chord = Chord(system, system.values(processed_data))
+        self._decimals = [None] * len(system.columns)
+        if self.enforce_rounding:
+            self._decimals = attainable_decimals(chord, system.values(processed_data))
+        if unrounded := [name for name, each in zip(system.columns, self._decimals, strict=True) if each is None]:
+            self._tell(f'{len(unrounded)} constrained columns are delivered unrounded: {", ".join(unrounded[:10])} ...')
         if redundant := chord.redundant():
             self._tell(f'Equations that the others imply, and that cost nothing: {", ".join(redundant)}.')
         return chord
@@ -452,11 +459,13 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         values = self._chord.system.values(sampled)
         fixed = self._fitted_model('Sampling').encoder.select(columns).point_masses(values)
         fixed[:, [columns.index(name) for name in given]] = True
-        projected = project(self._chord, values, fixed)
+        projected = project_rounded(self._chord, values, fixed, self._decimals)
         self._projections.add(projected)
         finished = sampled.astype(dict.fromkeys(columns, 'float64'))
         finished[columns] = projected.values.numpy()
-        return finished[(projected.codes == ResultCode.CONVERGED).numpy()]
+        finished = finished[(projected.codes == ResultCode.CONVERGED).numpy()]
+        whole = {name for name, each in zip(columns, self._decimals, strict=True) if each == 0}
+        return finished.astype({name: dtype for name, dtype in self._dtypes.items() if name in whole})
 
     def _check_sdtypes(self) -> None:
         """Refuses constrained columns that SDV would invent rather than learn."""

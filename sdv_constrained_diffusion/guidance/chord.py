@@ -26,6 +26,8 @@ class Chord:
         system: the constraints.
         scale: standard deviation of each constrained column, shape (column,).
         norm: spectral norm of the standardised Jacobian whose equations are divided by `equation_scale`.
+        sensitivity: by how many tolerances one unit of each column moves the equations at the mean row, all together,
+            shape (column,).
         equation_scale: norm of each equation's gradient by standardised columns, in the equation's unit.
     """
 
@@ -38,7 +40,9 @@ class Chord:
         """
         self.system = system
         self.scale = values.std(0, correction=int(len(values) > 1))
-        jacobian = system.jacobian(values.mean(0, keepdim=True))[0] * self.scale
+        derivative = system.jacobian(values.mean(0, keepdim=True))[0]
+        self.sensitivity = (derivative.abs() / system.tolerance[:, None]).sum(0)
+        jacobian = derivative * self.scale
         length = jacobian.norm(dim=1)
         # An equation that is flat at the mean row keeps its own unit; no chord step serves it.
         self.equation_scale = torch.where(length > 0, length, 1.0)

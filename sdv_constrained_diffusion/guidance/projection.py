@@ -125,16 +125,19 @@ def _newton_steps(chord: Chord, values: Table, fixed: ColumnMask, num_steps: int
     deviation = chord.deviation(current)
     identity = torch.eye(len(system.equations), dtype=values.dtype)
     for _ in range(num_steps):
+        jacobian = _standardised_jacobian(chord, current, fixed, deviation)
+        # An equation that no free column changes is judged in the end, and must not hide what the others gain.
+        dead = (jacobian == 0).all(2)
+        asked = deviation.masked_fill(dead, 0)
         # A finished row rests, whatever the others need: rows never meet.
-        pending = ~(system.excess(current) <= MARGIN)
+        pending = ~((asked.abs() * chord.equation_scale / system.tolerance).amax(1) <= MARGIN)
         if not pending.any():
             break
-        jacobian = _standardised_jacobian(chord, current, fixed, deviation)
         normal = jacobian @ jacobian.mT + damping * identity
-        multiplier, _ = torch.linalg.solve_ex(normal, deviation[:, :, None])
+        multiplier, _ = torch.linalg.solve_ex(normal, asked[:, :, None])
         trial = current - (jacobian.mT @ multiplier)[:, :, 0] * chord.scale
         trial_deviation = chord.deviation(trial)
-        better = pending & (trial_deviation.norm(dim=1) < deviation.norm(dim=1))
+        better = pending & (trial_deviation.masked_fill(dead, 0).norm(dim=1) < asked.norm(dim=1))
         current = torch.where(better[:, None], trial, current)
         deviation = torch.where(better[:, None], trial_deviation, deviation)
         damping = torch.where(better[:, None, None], damping / 10, damping * 10).clamp(1e-14, 1e6)

@@ -1,0 +1,87 @@
+"""Our constraints on SDV's other synthesizers, and whole numbers and decimals under guided constraints."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sdv.single_table import CTGANSynthesizer, GaussianCopulaSynthesizer, TVAESynthesizer
+
+from mixed_table import make_synthesizer
+from sdv_constrained_diffusion import Bounds, Formula, SumTo, as_sdv_constraint
+from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError, ConstraintMismatchError
+from sdv_version import fit, metadata_of, sample
+
+LAWS = [Formula('total == price * quantity', 1e-9), Bounds('price', 1, 9)]
+PEERS = {
+    'GaussianCopula': GaussianCopulaSynthesizer,
+    'CTGAN': lambda metadata: CTGANSynthesizer(metadata, epochs=3),
+    'TVAE': lambda metadata: TVAESynthesizer(metadata, epochs=3),
+}
+
+
+@pytest.fixture(scope='module')
+def orders(num_rows=400):
+    rng = np.random.default_rng(0)
+    price, quantity = rng.uniform(1, 9, num_rows).round(2), rng.integers(1, 9, num_rows)
+    kind = rng.choice(['a', 'b'], num_rows)
+    return pd.DataFrame({'price': price, 'quantity': quantity, 'total': (price * quantity).round(2), 'kind': kind})
+
+
+def assert_valid(rows, orders):
+    pd.testing.assert_series_equal(rows.dtypes, orders.dtypes)
+    # Two floats that stand for the same cents differ in the last digits of numbers below 100.
+    assert (rows['total'] - rows['price'] * rows['quantity']).abs().max() <= 1e-9
+    for column in ['price', 'total']:
+        assert (rows[column] == rows[column].round(2)).all()
+    assert rows['price'].between(1, 9).all()
+
+
+@pytest.mark.parametrize('name', PEERS)
+def test_rows_of_sdvs_synthesizers_obey_our_constraints(orders, name):
+    synthesizer = PEERS[name](metadata_of(orders))
+    synthesizer.add_constraints([as_sdv_constraint(LAWS)])
+    rows = sample(fit(synthesizer, orders), 150)
+    assert len(rows) == 150
+    assert_valid(rows, orders)
+
+
+def test_our_own_rows_keep_whole_numbers_and_decimals_under_a_law(orders):
+    synthesizer = fit(make_synthesizer(orders, metadata_of(orders), LAWS, epochs=30), orders)
+    rows = sample(synthesizer, 200)
+    assert_valid(rows, orders)
+    assert rows['quantity'].nunique() == 8
+
+
+def test_without_rounding_nothing_is_rounded(orders):
+    synthesizer = make_synthesizer(orders, metadata_of(orders), LAWS, enforce_rounding=False)
+    rows = sample(fit(synthesizer, orders), 50)
+    assert rows['quantity'].dtype == 'float64'
+    assert (rows['price'] != rows['price'].round(2)).any()
+
+
+def test_a_composition_of_one_decimal_comes_to_a_hundred():
+    cuts = np.sort(np.random.default_rng(0).integers(0, 1001, (400, 4)), axis=1)
+    table = pd.DataFrame(np.diff(np.c_[np.zeros(400), cuts, np.full(400, 1000)], axis=1) / 10).add_prefix('s')
+    laws = [SumTo(list(table.columns), 100, 1e-9), *[Bounds(name, 0, 100) for name in table]]
+    rows = sample(fit(make_synthesizer(table, metadata_of(table), laws, epochs=30), table), 300)
+    assert len(rows) == 300
+    np.testing.assert_array_equal(rows, rows.round(1))
+    np.testing.assert_allclose(rows.sum(axis='columns'), 100, rtol=0, atol=1e-9)
+    assert (rows >= 0).all(axis=None)
+
+
+def test_what_cannot_be_meant_is_refused(orders):
+    with pytest.raises(ConstraintError, match='needs a list'):
+        as_sdv_constraint(LAWS[0])
+    with pytest.raises(ConstraintError, match='needs a list'):
+        as_sdv_constraint([])
+    with pytest.raises(ConstraintError, match='must be an instance'):
+        as_sdv_constraint([Formula])
+    wrong = [
+        (Formula('total == prize'), ColumnMissingError),
+        (Formula('total == price + 1e6'), ConstraintMismatchError),
+    ]
+    for law, error in wrong:
+        synthesizer = PEERS['GaussianCopula'](metadata_of(orders))
+        synthesizer.add_constraints([as_sdv_constraint([law])])
+        with pytest.raises(error):
+            fit(synthesizer, orders)
