@@ -27,7 +27,7 @@ from sdv_constrained_diffusion.arguments import (
 from sdv_constrained_diffusion.conditions import complete, rewritten
 from sdv_constrained_diffusion.constraint_files import save_constraints
 from sdv_constrained_diffusion.constraints.base import Constraint
-from sdv_constrained_diffusion.constraints.diagnosis import diagnose
+from sdv_constrained_diffusion.constraints.diagnosis import diagnose, refuse_contradictions
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem, check_form
 from sdv_constrained_diffusion.diffusion.presets import PRESETS, Preset
 from sdv_constrained_diffusion.errors import ConstraintError, DataError
@@ -412,6 +412,8 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
                 broken = numbers[np.isfinite(numbers) & (numbers != np.round(numbers))]
                 if len(broken) and pd.api.types.is_integer_dtype(self._dtypes.get(name)):
                     raise DataError(f'Column {name!r} holds whole numbers and cannot be {broken[0]}. Round the value.')
+        if self.projection:
+            refuse_contradictions(self._guided, conditions.reset_index(drop=True))
         if self._model is not None:
             known = self._known(conditions.reset_index(drop=True))
             self._model.encoder.select(list(known.columns)).values(known)

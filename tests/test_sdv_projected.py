@@ -3,12 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sdv.sampling import Condition
 from sdv.single_table import CTGANSynthesizer, GaussianCopulaSynthesizer, TVAESynthesizer
 
 from mixed_table import make_synthesizer
 from sdv_constrained_diffusion import Bounds, Formula, SumTo, as_sdv_constraint
 from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError, ConstraintMismatchError
-from sdv_version import fit, metadata_of, sample
+from sdv_version import fit, metadata_of, sample, sample_from_conditions, sample_remaining_columns
 
 LAWS = [Formula('total == price * quantity', 1e-9), Bounds('price', 1, 9)]
 PEERS = {
@@ -49,6 +50,18 @@ def test_our_own_rows_keep_whole_numbers_and_decimals_under_a_law(orders):
     rows = sample(synthesizer, 200)
     assert_valid(rows, orders)
     assert rows['quantity'].nunique() == 8
+
+
+def test_fixed_values_that_break_a_law_among_themselves_are_refused_at_once(orders):
+    synthesizer = fit(make_synthesizer(orders, metadata_of(orders), LAWS), orders)
+    words = r'total == price \* quantity cannot be obeyed by 3 of 3 rows .* is off by 3 .*leave a column open'
+    with pytest.raises(ConstraintError, match=words):
+        sample_from_conditions(synthesizer, [Condition({'price': 2.0, 'quantity': 4, 'total': 5.0}, num_rows=3)])
+    known = orders[['price', 'quantity', 'total']].head(20).assign(quantity=lambda rows: rows['quantity'] + 1)
+    with pytest.raises(ConstraintError, match='20 of 20 rows'):
+        sample_remaining_columns(synthesizer, known)
+    rows = sample_remaining_columns(synthesizer, orders[['price', 'quantity', 'total']].head(20))
+    assert len(rows) == 20
 
 
 def test_without_rounding_nothing_is_rounded(orders):

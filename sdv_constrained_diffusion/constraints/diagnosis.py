@@ -9,7 +9,7 @@ import pandas as pd
 from sdv_constrained_diffusion._numbers import finite_numbers
 from sdv_constrained_diffusion.constraints.base import Constraint, Misreading, TableView, evaluate
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem, check_form
-from sdv_constrained_diffusion.errors import ConstraintMismatchError
+from sdv_constrained_diffusion.errors import ConstraintError, ConstraintMismatchError
 
 FEW = 0.01
 """A constraint is missed grossly when fewer than this share of the rows are feasible and the median row is `GROSS` off.
@@ -37,6 +37,35 @@ def diagnose(constraints: Iterable[Constraint], data: pd.DataFrame) -> pd.DataFr
         ConstraintMismatchError: hardly any row is feasible and the median row is far off (`FEW`, `GROSS`).
     """
     return pd.DataFrame([_diagnose(constraint, data) for constraint in constraints])
+
+
+def refuse_contradictions(constraints: Iterable[Constraint], given: pd.DataFrame) -> None:
+    """Refuses given values that fill all columns of a constraint and break it: no row can complete them.
+
+    Args:
+        constraints: the constraints.
+        given: given values, any columns; rows with a missing value in a constraint's columns are not judged.
+
+    Raises:
+        ConstraintError: names the first such constraint and row.
+    """
+    for constraint in constraints:
+        columns = list(constraint.columns)
+        rows = given[columns].dropna() if set(columns) <= set(given.columns) else given.iloc[:0]
+        if rows.empty:
+            continue
+        system = ConstraintSystem([constraint], rows)
+        violation = system.violation(system.residual(system.values(rows)))
+        excess, worst = (violation / system.tolerance).max(dim=1)
+        broken = (~(excess <= 1)).nonzero()[:, 0].tolist()
+        if broken:
+            equation = system.equations[int(worst[broken[0]])]
+            raise ConstraintError(
+                f'{constraint.name} cannot be obeyed by {len(broken)} of {len(given)} rows of fixed values, which '
+                f'leave none of its columns open: in row {rows.index[broken[0]]} {equation.name!r} is off by '
+                f'{float(violation[broken[0]].max()):.4g} {equation.unit}, its tolerance is {equation.tolerance:.4g} '
+                f'{equation.unit}. Mend the values, or leave a column open.'
+            )
 
 
 def _diagnose(constraint: Constraint, data: pd.DataFrame) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from sdv_constrained_diffusion.report.properties import (
 from sdv_constrained_diffusion.report.sections import comparison_section, property_figure, property_section
 
 NUM_MARGINALS = 12
-"""Histograms on the page: the columns that fall short of their floor most."""
+"""Histograms on the page: the columns that score lowest beside their floor."""
 
 
 class FidelityReport:
@@ -300,7 +300,7 @@ def _beside(tables: Comparison, report: Callable[[], Any], names: Sequence[str])
 
 
 def _marginals(tables: Comparison, shapes: pd.DataFrame) -> go.Figure | None:
-    """Histograms of the columns that fall short of their floor most."""
+    """Histograms of the columns that score lowest beside their floor."""
     gap = (shapes['Score'] - shapes['Floor']).to_numpy(dtype='float64')
     chosen = shapes['Column'].iloc[np.argsort(gap, kind='stable')[:NUM_MARGINALS]]
     return marginals({'real': tables.reference, 'synthetic': tables.synthetic}, list(chosen)) if len(chosen) else None

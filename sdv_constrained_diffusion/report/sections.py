@@ -90,7 +90,7 @@ def property_section(name: str, each: Property, figure: go.Figure, shapes: go.Fi
     if name in (PAIRS, ALL_PAIRS):
         figures = [Figure('Similarity of each pair of columns; both matrices share one scale.', figure)]
     if shapes is not None:
-        figures.append(Figure('The columns that fall short of their floor most. Shares are of all rows.', shapes))
+        figures.append(Figure('The columns that score lowest beside their floor. Shares are of all rows.', shapes))
     details = _most_telling_first(name, each.details)
     if name in (PAIRS, ALL_PAIRS):
         # SDMetrics keeps a column for associations where all columns are numbers, and the other way round.
