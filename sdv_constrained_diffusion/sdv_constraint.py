@@ -4,16 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-import torch
 from sdv.cag import SingleTableProgrammableConstraint
 
 from sdv_constrained_diffusion.constraints.base import Constraint
 from sdv_constrained_diffusion.constraints.diagnosis import diagnose
-from sdv_constrained_diffusion.constraints.system import ConstraintSystem, check_form
+from sdv_constrained_diffusion.constraints.system import check_form
 from sdv_constrained_diffusion.errors import ConstraintError
-from sdv_constrained_diffusion.guidance.chord import Chord
-from sdv_constrained_diffusion.guidance.projection import ResultCode
-from sdv_constrained_diffusion.guidance.rounding import attainable_decimals, project_rounded
+from sdv_constrained_diffusion.guidance.finishing import Finisher
 
 
 def as_sdv_constraint(constraints: Sequence[Constraint]) -> SingleTableProgrammableConstraint:
@@ -41,16 +38,12 @@ class _Projecting(SingleTableProgrammableConstraint):
 
     def __init__(self, constraints: list[Constraint]) -> None:
         self.constraints = constraints
-        self._chord: Chord | None = None
-        self._decimals: list[int | None] = []
+        self._finisher: Finisher | None = None
 
     def fit(self, data: pd.DataFrame, metadata: Any) -> None:
-        """Linearises the constraints at the mean training row."""
+        """Refuses rows that miss the constraints grossly, and linearises at the mean row."""
         diagnose(self.constraints, data)
-        system = ConstraintSystem(self.constraints, data)
-        values = system.values(data)
-        self._chord = Chord(system, values)
-        self._decimals = attainable_decimals(self._chord, values)
+        self._finisher = Finisher.fit(self.constraints, data)
 
     def transform(self, data: pd.DataFrame) -> pd.DataFrame:
         """Leaves the table as it is."""
@@ -62,21 +55,15 @@ class _Projecting(SingleTableProgrammableConstraint):
 
     def reverse_transform(self, transformed_data: pd.DataFrame) -> pd.DataFrame:
         """Projects the rows; those that cannot be moved onto the constraints stay, and `is_valid` refuses them."""
-        chord = self._fitted()
-        columns = list(chord.system.columns)
-        values = chord.system.values(transformed_data)
-        projected = project_rounded(chord, values, torch.zeros_like(values, dtype=torch.bool), self._decimals)
-        found = torch.where((projected.codes == ResultCode.CONVERGED)[:, None], projected.values, values)
-        finished = transformed_data.astype(dict.fromkeys(columns, 'float64'))
-        finished[columns] = found.numpy()
-        return finished
+        finished, _ = self._fitted().finish(transformed_data)
+        return pd.concat([finished, transformed_data.drop(index=finished.index)]).loc[transformed_data.index]
 
     def is_valid(self, synthetic_data: pd.DataFrame) -> pd.Series:
         """Which rows obey every constraint within its tolerance."""
-        system = self._fitted().system
+        system = self._fitted().chord.system
         return pd.Series(system.feasible(system.values(synthetic_data)).numpy(), index=synthetic_data.index)
 
-    def _fitted(self) -> Chord:
-        if self._chord is None:
+    def _fitted(self) -> Finisher:
+        if self._finisher is None:
             raise ConstraintError('The constraint knows no table yet. Fit the synthesizer that has it first.')
-        return self._chord
+        return self._finisher

@@ -28,7 +28,7 @@ from sdv_constrained_diffusion.conditions import complete, rewritten
 from sdv_constrained_diffusion.constraint_files import save_constraints
 from sdv_constrained_diffusion.constraints.base import Constraint
 from sdv_constrained_diffusion.constraints.diagnosis import diagnose, refuse_contradictions
-from sdv_constrained_diffusion.constraints.system import ConstraintSystem, check_form
+from sdv_constrained_diffusion.constraints.system import check_form
 from sdv_constrained_diffusion.diffusion.presets import PRESETS, Preset
 from sdv_constrained_diffusion.errors import ConstraintError, DataError
 from sdv_constrained_diffusion.frames import (
@@ -40,9 +40,8 @@ from sdv_constrained_diffusion.frames import (
     in_units,
     owned,
 )
-from sdv_constrained_diffusion.guidance.chord import Chord
-from sdv_constrained_diffusion.guidance.projection import ProjectionRecord, ResultCode
-from sdv_constrained_diffusion.guidance.rounding import attainable_decimals, project_rounded
+from sdv_constrained_diffusion.guidance.finishing import Finisher
+from sdv_constrained_diffusion.guidance.projection import ProjectionRecord
 from sdv_constrained_diffusion.model import DiffusionModel, Guidance
 
 LOGGER = logging.getLogger(__name__)
@@ -127,8 +126,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         self.enable_gpu = enable_gpu
         self._model: DiffusionModel | None = None
         self._guided: list[Constraint] = []
-        self._chord: Chord | None = None
-        self._decimals: list[int | None] = []
+        self._finisher: Finisher | None = None
         self._given = pd.DataFrame()
         self._dtypes: dict[str, Any] = {}
         self._constraint_diagnosis = pd.DataFrame()
@@ -290,8 +288,8 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         described = self._get_table_metadata().columns
         processed_data = in_order(processed_data.reset_index(drop=True), list(described))
         self._projections = ProjectionRecord()
-        self._chord = self._linearise(processed_data)
-        guided = self._chord.system.columns if self._chord else ()
+        self._finisher = self._linearise(processed_data)
+        guided = self._finisher.columns if self._finisher else ()
         self._model = DiffusionModel.fit(
             processed_data,
             preset,
@@ -309,20 +307,16 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         described = self._get_table_metadata().columns
         return {name: each['sdtype'] for name, each in described.items() if transformers.get(name) is None}
 
-    def _linearise(self, processed_data: pd.DataFrame) -> Chord | None:
+    def _linearise(self, processed_data: pd.DataFrame) -> Finisher | None:
         """Binds the constraints to the training rows."""
         if not self._guided:
             return None
-        system = ConstraintSystem(self._guided, processed_data)
-        chord = Chord(system, system.values(processed_data))
-        self._decimals = [None] * len(system.columns)
-        if self.enforce_rounding:
-            self._decimals = attainable_decimals(chord, system.values(processed_data))
-        if unrounded := [name for name, each in zip(system.columns, self._decimals, strict=True) if each is None]:
-            self._tell(f'{len(unrounded)} constrained columns are delivered unrounded: {", ".join(unrounded[:10])} ...')
-        if redundant := chord.redundant():
+        finisher = Finisher.fit(self._guided, processed_data, self.enforce_rounding)
+        if finisher.unrounded:
+            self._tell(f'{len(finisher.unrounded)} constrained columns are delivered unrounded.')
+        if redundant := finisher.chord.redundant():
             self._tell(f'Equations that the others imply, and that cost nothing: {", ".join(redundant)}.')
-        return chord
+        return finisher
 
     def _sample(self, num_rows: int, conditions: dict[str, Any] | None = None) -> pd.DataFrame:
         model = self._fitted_model('Sampling')
@@ -331,9 +325,9 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         return model.complete(pd.DataFrame(conditions, index=range(num_rows)), self._guidance())
 
     def _guidance(self) -> Guidance | None:
-        if self._chord is None or self.guidance == 'none':
+        if self._finisher is None or self.guidance == 'none':
             return None
-        return Guidance(self.guidance, self.guidance_scale, self._chord)
+        return Guidance(self.guidance, self.guidance_scale, self._finisher.chord)
 
     def _sample_with_conditions(
         self,
@@ -453,21 +447,16 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         """
         sampled = super().reverse_transform_constraints(sampled)
         sampled = in_units(sampled, self._dtypes)
-        if self._chord is None or not self.projection:
+        if self._finisher is None or not self.projection:
             return sampled
-        columns = list(self._chord.system.columns)
+        columns = self._finisher.columns
         given = [name for name in columns if name in self._given.columns]
         sampled = sampled.assign(**{name: self._given.loc[sampled.index, name] for name in given})
-        values = self._chord.system.values(sampled)
-        fixed = self._fitted_model('Sampling').encoder.select(columns).point_masses(values)
+        fixed = self._fitted_model('Sampling').encoder.select(columns).point_masses(self._finisher.values(sampled))
         fixed[:, [columns.index(name) for name in given]] = True
-        projected = project_rounded(self._chord, values, fixed, self._decimals)
+        finished, projected = self._finisher.finish(sampled, fixed)
         self._projections.add(projected)
-        finished = sampled.astype(dict.fromkeys(columns, 'float64'))
-        finished[columns] = projected.values.numpy()
-        finished = finished[(projected.codes == ResultCode.CONVERGED).numpy()]
-        whole = {name for name, each in zip(columns, self._decimals, strict=True) if each == 0}
-        return finished.astype({name: dtype for name, dtype in self._dtypes.items() if name in whole})
+        return finished.astype({name: self._dtypes[name] for name in self._finisher.whole if name in self._dtypes})
 
     def _check_sdtypes(self) -> None:
         """Refuses constrained columns that SDV would invent rather than learn."""
