@@ -15,10 +15,10 @@ from torch import Tensor
 from sdv_constrained_diffusion.constraints.base import Constraint, TableView
 from sdv_constrained_diffusion.errors import ConstraintError
 
-LONGEST = 1000
+LONGEST = 5000
 """Most characters of a formula."""
 
-DEEPEST = 100
+DEEPEST = 300
 """Most terms, signs and brackets inside each other: `a + b + c` has two levels."""
 
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {

@@ -106,7 +106,7 @@ def test_columns_come_in_the_order_of_the_text_and_once():
         'a == b\x00',
         'a == ' + '-' * 990 + 'b',
         'a == ' + '(' * 400 + 'b' + ')' * 400,
-        'a' * 2000 + ' == b',
+        'a' * 6000 + ' == b',
         '',
         '`` == a',
     ],
@@ -114,6 +114,12 @@ def test_columns_come_in_the_order_of_the_text_and_once():
 def test_anything_else_is_refused_without_being_run(text):
     with pytest.raises(ConstraintError, match=r'Formula|takes'):
         Formula(text)
+
+
+def test_a_sum_of_two_hundred_columns_is_read():
+    names = [f'x{i}' for i in range(200)]
+    law = Formula(' + '.join(names) + ' == 100')
+    assert evaluate(law, view(np.ones((1, 200)), names)).tolist() == [[100.0]]
 
 
 def test_a_name_inside_backticks_may_not_meet_the_alias_of_another():
