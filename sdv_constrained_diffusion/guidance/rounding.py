@@ -64,7 +64,9 @@ def project_rounded(chord: Chord, values: Table, fixed: ColumnMask, decimals: De
         decimals: of each column.
     """
     projected = project(chord, values, fixed)
-    rounded = {place: number for place, number in enumerate(decimals) if number is not None}
+    # A constant column does not move, so it stands where it should.
+    varies = (chord.scale > 0).tolist()
+    rounded = {place: number for place, number in enumerate(decimals) if number is not None and varies[place]}
     if not rounded:
         return projected
     current, held = projected.values.clone(), fixed.clone()
