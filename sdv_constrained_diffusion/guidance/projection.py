@@ -127,7 +127,7 @@ def _newton_steps(chord: Chord, values: Table, fixed: ColumnMask, num_steps: int
     for _ in range(num_steps):
         jacobian = _standardised_jacobian(chord, current, fixed, deviation)
         # An equation that no free column changes is judged in the end, and must not hide what the others gain.
-        dead = (jacobian == 0).all(2)
+        dead = (jacobian == 0).all(2) & ~system.idle(deviation)
         asked = deviation.masked_fill(dead, 0)
         # A finished row rests, whatever the others need: rows never meet.
         pending = ~((asked.abs() * chord.equation_scale / system.tolerance).amax(1) <= MARGIN)
