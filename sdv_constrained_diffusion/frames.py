@@ -33,6 +33,16 @@ def in_units(data: pd.DataFrame, dtypes: Mapping[str, Any]) -> pd.DataFrame:
     return data.astype({name: dtypes[name] for name in data.columns if _is_coarse(dtypes.get(name))})
 
 
+def held_by(data: pd.DataFrame, dtypes: Mapping[str, Any]) -> pd.DataFrame:
+    """Float64 columns in the given dtypes of numbers, without the rows that these cannot hold exactly."""
+    for name, dtype in dtypes.items():
+        values = data[name].to_numpy()
+        with np.errstate(invalid='ignore', over='ignore'):
+            cast = values.astype(getattr(dtype, 'numpy_dtype', dtype))
+        data = data[cast.astype('float64') == values]
+    return data.astype(dict(dtypes))
+
+
 def in_order(processed: pd.DataFrame, described: Sequence[str]) -> pd.DataFrame:
     """The columns in the metadata's order, others after them: RDT's own order changes from one process to the next."""
     known = [name for name in described if name in processed.columns]

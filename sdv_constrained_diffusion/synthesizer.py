@@ -35,6 +35,7 @@ from sdv_constrained_diffusion.frames import (
     DISCRETE,
     discrete_columns,
     dtypes_of,
+    held_by,
     in_nanoseconds,
     in_order,
     in_units,
@@ -63,7 +64,8 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
     Args:
         metadata: SDV metadata of one table.
         enforce_min_max_values: keep each unconstrained column within the range of the training data.
-        enforce_rounding: round each unconstrained column as the training data are rounded.
+        enforce_rounding: round each column as the training data are rounded; constrained ones only where rounded rows
+            can obey their constraints.
         locales: locales of personal data that SDV invents.
         preset: 'default' (minutes on two cores), 'paper' (the network and schedule of Hoseinpour and Dvorkin 2025,
             hours), or a `Preset` of your own, such as `paper_preset(decay_factor=0.5)`.
@@ -456,7 +458,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         fixed[:, [columns.index(name) for name in given]] = True
         finished, projected = self._finisher.finish(sampled, fixed)
         self._projections.add(projected)
-        return finished.astype({name: self._dtypes[name] for name in self._finisher.whole if name in self._dtypes})
+        return held_by(finished, {name: self._dtypes[name] for name in self._finisher.whole if name in self._dtypes})
 
     def _check_sdtypes(self) -> None:
         """Refuses constrained columns that SDV would invent rather than learn."""

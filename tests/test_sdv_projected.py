@@ -98,3 +98,19 @@ def test_what_cannot_be_meant_is_refused(orders):
         synthesizer.add_constraints([as_sdv_constraint([law])])
         with pytest.raises(error):
             fit(synthesizer, orders)
+
+
+@pytest.mark.parametrize(('dtype', 'largest'), [('float32', 4e7), ('int8', 60), ('Int16', 9000)])
+def test_rows_that_the_dtype_cannot_hold_are_drawn_again(dtype, largest):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(np.rint(rng.uniform(0, largest, (400, 2)))).set_axis(['u', 'v'], axis='columns')
+    if dtype == 'float32':
+        table = table // 8 * 8  # float32 holds every eighth whole number of this size and some between
+    table = table.assign(w=table['u'] + table['v']).astype(dtype)
+    metadata = metadata_of(table, {name: {'sdtype': 'numerical'} for name in table})
+    synthesizer = fit(make_synthesizer(table, metadata, [SumTo(['u', 'v'], 'w')], epochs=10), table)
+    rows = sample(synthesizer, 300)
+    assert len(rows) == 300
+    pd.testing.assert_series_equal(rows.dtypes, table.dtypes)
+    exact = rows.astype('float64')
+    assert (exact['u'] + exact['v'] == exact['w']).all()

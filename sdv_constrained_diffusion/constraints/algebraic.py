@@ -65,6 +65,7 @@ class SumTo(Constraint):
     def __post_init__(self) -> None:
         if isinstance(self.addends, str):
             raise ConstraintError(f'SumTo needs a sequence of column names to add; it got the string {self.addends!r}.')
+        self.addends = tuple(self.addends)
         self.columns = (*self.addends, self.total) if isinstance(self.total, str) else tuple(self.addends)
 
     def residual(self, table: TableView) -> Tensor:

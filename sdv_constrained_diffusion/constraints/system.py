@@ -164,6 +164,16 @@ def check_form(constraint: object) -> None:
             f'{constraint.name} needs columns as a sequence of names (SDV turns integer column names into strings); '
             f'it has {columns!r}. Set its `columns`.'
         )
+    _refuse_repeated(constraint)
+
+
+def _refuse_repeated(constraint: Constraint) -> None:
+    repeated = [name for name in dict.fromkeys(constraint.columns) if list(constraint.columns).count(name) > 1]
+    if repeated:
+        raise ConstraintError(
+            f'{constraint.name} names the column {repeated[0]!r} more than once, and its derivative would be wrong. '
+            'Name each column once, with a weight in Linear if it counts twice.'
+        )
 
 
 def _equations(constraint: Constraint, example: pd.DataFrame) -> list[Equation]:

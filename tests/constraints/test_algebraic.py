@@ -102,3 +102,9 @@ def test_limits_that_are_missing_ask_for_nothing():
     system = ConstraintSystem([Bounds('a', upper=1)], row)
     assert system.violation(system.residual(system.values(row))).item() == 0
     assert torch.isfinite(system.jacobian(system.values(row))).all()
+
+
+@pytest.mark.parametrize('law', [SumTo(['a', 'a'], 'b'), SumTo(['a', 'b'], 'b'), Ordered('a', 'a')], ids=repr)
+def test_a_column_named_twice_is_refused(law):
+    with pytest.raises(ConstraintError, match='more than once'):
+        ConstraintSystem([law], pd.DataFrame({'a': [1.0], 'b': [2.0]}))
