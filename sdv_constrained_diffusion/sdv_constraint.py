@@ -18,7 +18,8 @@ def as_sdv_constraint(constraints: Sequence[Constraint]) -> SingleTableProgramma
 
     The synthesizer learns the table as it is. After SDV has rounded and clipped its rows, they are moved the shortest
     way onto the constraints, in column standard deviations; rows that cannot be moved there are drawn again by SDV.
-    Whole numbers stay whole and decimals as they are where the constraints allow it.
+    Whole numbers stay whole and decimals as they are where the constraints allow it. With fixed values of constrained
+    columns rows may miss the constraints: SDV writes the values asked for into rows that it has already checked.
 
     Args:
         constraints: at least one; they must hold on the training rows.

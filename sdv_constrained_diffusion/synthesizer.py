@@ -27,7 +27,7 @@ from sdv_constrained_diffusion.arguments import (
 from sdv_constrained_diffusion.conditions import complete, rewritten
 from sdv_constrained_diffusion.constraint_files import save_constraints
 from sdv_constrained_diffusion.constraints.base import Constraint
-from sdv_constrained_diffusion.constraints.diagnosis import diagnose, refuse_contradictions
+from sdv_constrained_diffusion.constraints.diagnosis import diagnose, refuse_contradictions, sentence
 from sdv_constrained_diffusion.constraints.system import check_form
 from sdv_constrained_diffusion.diffusion.presets import PRESETS, Preset
 from sdv_constrained_diffusion.errors import ConstraintError, DataError
@@ -244,7 +244,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         self._constraint_diagnosis = diagnose(self._guided, table_data)
         lines: Any = self._constraint_diagnosis.itertuples()
         for found in lines:
-            said = _say(found)
+            said = sentence(found)
             self._tell(said)
             if found.share_feasible < 1:
                 warnings.warn(f'{said} Synthetic rows will obey it all the same.', stacklevel=2)
@@ -482,11 +482,3 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         LOGGER.info(sentence)
         if self.verbose:
             tqdm.write(sentence)
-
-
-def _say(found: Any) -> str:
-    """A line of the diagnosis as a sentence."""
-    return (
-        f'{found.constraint}: {found.share_feasible:.1%} of the training rows within {found.tolerance:.3g} {found.unit}'
-        f'; violation median {found.violation_median:.3g}, largest {found.violation_max:.3g} {found.unit}.'
-    )

@@ -17,7 +17,7 @@ from sdv.cag._errors import ConstraintNotMetError
 from sdv.sampling import Condition
 
 from mixed_table import make_synthesizer
-from sdv_constrained_diffusion import Bounds, SumTo, constraint, load_constraints
+from sdv_constrained_diffusion import Bounds, SumTo, as_sdv_constraint, constraint, load_constraints
 from sdv_constrained_diffusion.errors import ConstraintError
 from sdv_version import (
     TABLE,
@@ -30,7 +30,7 @@ from sdv_version import (
     sample_remaining_columns,
     validate,
 )
-from written_laws import enough
+from written_laws import Below, enough
 
 
 class Total(SingleTableProgrammableConstraint):
@@ -250,6 +250,33 @@ def test_nothing_is_written_when_one_constraint_cannot_be(table, tmp_path):
     with pytest.raises(ConstraintError, match='cannot be written down'):
         synthesizer.get_constraints(tmp_path / 'constraints.json')
     assert not list(tmp_path.iterdir())
+
+
+def test_limits_may_be_numpys_and_what_json_cannot_hold_is_named(table, tmp_path):
+    law = Below(('value', 'net'), np.array([5, 900]))
+    constrained(table, [law]).get_constraints(tmp_path / 'constraints.json')
+    (again,) = load_constraints(tmp_path / 'constraints.json')
+    assert (again.columns, again.upper) == (['value', 'net'], [5, 900])
+    projecting = constrained(table, [as_sdv_constraint([Bounds('value', -5, 5)])])
+    with pytest.raises(ConstraintError, match='cannot be written down'):
+        projecting.get_constraints(tmp_path / 'other.json')
+    assert not (tmp_path / 'other.json').exists()
+
+
+@pytest.mark.parametrize(
+    'written',
+    [
+        1,
+        {'class_name': 'Inequality'},
+        {'class_name': '__doc__', 'parameters': {}},
+        {'class_name': 'Unheard', 'parameters': {}},
+        {'class_name': 'Inequality', 'parameters': {'lowest': 'a'}},
+    ],
+)
+def test_a_file_of_something_else_is_refused(written, tmp_path):
+    (tmp_path / 'constraints.json').write_text(json.dumps([written]))
+    with pytest.raises(ConstraintError, match=r'is no written constraint|does not take the parameters'):
+        load_constraints(tmp_path / 'constraints.json')
 
 
 def test_constraints_are_added_one_after_the_other(table):

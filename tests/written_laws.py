@@ -1,5 +1,8 @@
 """Laws that a file can name: they stand at the top level of a module."""
 
+from dataclasses import dataclass
+from typing import Any
+
 from sdv_constrained_diffusion import Constraint, constraint
 
 
@@ -13,3 +16,13 @@ class Wordless(Constraint):
 
     def residual(self, table):
         return table.a
+
+
+@dataclass(eq=False)
+class Below(Constraint):
+    columns: Any
+    upper: Any
+    lower = -float('inf')
+
+    def residual(self, table):
+        return table[list(self.columns)]

@@ -39,6 +39,14 @@ def diagnose(constraints: Iterable[Constraint], data: pd.DataFrame) -> pd.DataFr
     return pd.DataFrame([_diagnose(constraint, data) for constraint in constraints])
 
 
+def sentence(found: Any) -> str:
+    """A row of the diagnosis, as `itertuples` gives it, in words."""
+    return (
+        f'{found.constraint}: {found.share_feasible:.1%} of the training rows within {found.tolerance:.3g} {found.unit}'
+        f'; violation median {found.violation_median:.3g}, largest {found.violation_max:.3g} {found.unit}.'
+    )
+
+
 def refuse_contradictions(constraints: Iterable[Constraint], given: pd.DataFrame) -> None:
     """Refuses given values that fill all columns of a constraint and break it: no row can complete them.
 

@@ -6,6 +6,7 @@ import math
 import operator
 import re
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,9 @@ from sdv_constrained_diffusion.errors import ConstraintError
 
 LONGEST = 5000
 """Most characters of a formula."""
+
+QUOTED = r'`([^`]+)`'
+"""A column's name in backticks."""
 
 DEEPEST = 300
 """Most terms, signs and brackets inside each other: `a + b + c` has two levels."""
@@ -66,6 +70,8 @@ class Formula(Constraint):
     unit: str = ''
 
     def __post_init__(self) -> None:
+        if not isinstance(self.text, str) or not 0 < len(self.text) <= LONGEST:
+            raise ConstraintError(f'Formula needs a text of 1 to {LONGEST} characters; it got {self.text!r:.100}.')
         law = _parse(self.text)
         self.columns = law.columns
         self.upper = [0.0 if isinstance(each, ast.Eq) else math.inf for each in law.comparisons]
@@ -101,17 +107,20 @@ class _Law:
 
 @functools.lru_cache(maxsize=256)
 def _parse(text: str) -> _Law:
-    if not isinstance(text, str) or not 0 < len(text) <= LONGEST:
-        raise ConstraintError(f'Formula needs a text of 1 to {LONGEST} characters; it got {text!r:.100}.')
+    if not unicodedata.is_normalized('NFKC', re.sub(QUOTED, '', text)):
+        # Python reads other spellings of a letter as that letter: the column would be sought under another name.
+        raise ConstraintError(
+            f'Formula reads plain letters only: put the unusual column names of {text!r} in backticks.'
+        )
     quoted: dict[str, str] = {}
     alias = 'quoted'
     while alias in text:
         alias += '_'
 
     def identifier(match: re.Match[str]) -> str:
-        return quoted.setdefault(match[1], f'{alias}{len(quoted)}')
+        return f' {quoted.setdefault(match[1], f"{alias}{len(quoted)}")} '
 
-    readable = re.sub(r'`([^`]+)`', identifier, text).strip()
+    readable = re.sub(QUOTED, identifier, text).strip()
     try:
         tree = ast.parse(readable, mode='eval').body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -123,9 +132,12 @@ def _parse(text: str) -> _Law:
     sides = [tree.left, *tree.comparators]
     named = {alias: column for column, alias in quoted.items()}
     names: dict[str, str] = {}
-    for side in sides:
-        for found in _identifiers(side, text, DEEPEST):
-            names[found] = named.get(found, found)
+    try:
+        for side in sides:
+            for found in _identifiers(side, text, DEEPEST):
+                names[found] = named.get(found, found)
+    except RecursionError:  # in the words for what it does not know
+        raise ConstraintError(f'Formula does not know a part of {text!r}, which is nested very deep.') from None
     if not names:
         raise ConstraintError(f'Formula needs a column; {text!r} names none.')
     return _Law(sides, tree.ops, names)

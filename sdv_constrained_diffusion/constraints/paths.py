@@ -37,7 +37,7 @@ def find(path: str) -> Any:
         found: Any = importlib.import_module(module)
         for name in names.split('.'):
             found = getattr(found, name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise PluginError(
             f'{path!r} cannot be imported: {error}. Install what brings it, or mend the path, package.module:Name.'
         ) from error

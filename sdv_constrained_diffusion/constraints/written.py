@@ -35,5 +35,5 @@ def from_dict(description: Mapping[str, Any]) -> Constraint:
         raise PluginError(f'A written constraint must name a subclass of Constraint; {path!r} is {cls!r}.')
     try:
         return cls.from_parameters(parameters)
-    except TypeError as error:
+    except (TypeError, KeyError) as error:
         raise ConstraintError(f'{path} does not take the parameters {parameters!r}: {error}.') from error

@@ -109,6 +109,10 @@ def test_columns_come_in_the_order_of_the_text_and_once():
         'a' * 6000 + ' == b',
         '',
         '`` == a',
+        'a == ' + 'b.' * 2000 + 'c',
+        'a`b` == 1',
+        '\u00b5 == a',
+        '\uff51uoted0 == `x y`',
     ],
 )
 def test_anything_else_is_refused_without_being_run(text):

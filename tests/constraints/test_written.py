@@ -15,6 +15,8 @@ from sdv_constrained_diffusion.constraints.system import ConstraintSystem
 from sdv_constrained_diffusion.constraints.written import from_dict, to_dict
 from sdv_constrained_diffusion.errors import ConstraintError, PluginError
 
+FUNCTION = 'sdv_constrained_diffusion.constraints.base:FunctionConstraint'
+
 
 def surplus(table):
     return table.gen_mw - table.load_mw
@@ -73,6 +75,8 @@ def test_what_cannot_be_imported_elsewhere_is_refused_when_it_is_written():
         ({'class_name': ':', 'parameters': {}}, PluginError, 'cannot be imported'),
         ({'class_name': 'json:dumps', 'parameters': {}}, PluginError, 'must name a subclass of Constraint'),
         ({'class_name': 'written_laws:Wordless', 'parameters': {'x': 1}}, ConstraintError, 'does not take'),
+        ({'class_name': '..x:y', 'parameters': {}}, PluginError, 'cannot be imported'),
+        ({'class_name': FUNCTION, 'parameters': {'columns': ['a']}}, ConstraintError, 'does not take'),
     ],
 )
 def test_what_is_no_written_constraint_is_refused(description, error, words):
