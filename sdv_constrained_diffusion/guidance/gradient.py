@@ -2,7 +2,7 @@ r"""The paper's guidance: a gradient step on the squared residual of `x0_hat` (H
 
 import torch
 
-from sdv_constrained_diffusion._types import Times
+from sdv_constrained_diffusion._types import ColumnMask, Residuals, Table, Times
 from sdv_constrained_diffusion.guidance.guided import GuidedDenoiser
 
 
@@ -15,7 +15,7 @@ class GradientGuidance(GuidedDenoiser):
     never meet.
     """
 
-    def correct(self, values: torch.Tensor, fixed: torch.Tensor, t: Times) -> torch.Tensor:
+    def correct(self, values: Table, deviation: Residuals, fixed: ColumnMask, t: Times) -> Table:
         """The step on the constrained columns; see `GuidedDenoiser.correct`."""
         chord = self.chord
         if chord.norm == 0:

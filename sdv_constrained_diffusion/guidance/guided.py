@@ -4,7 +4,7 @@ import abc
 
 import torch
 
-from sdv_constrained_diffusion._types import ColumnMask, FeatureMask, PerRow, Rows, Table, Times
+from sdv_constrained_diffusion._types import ColumnMask, FeatureMask, PerRow, Residuals, Rows, Table, Times
 from sdv_constrained_diffusion.diffusion.denoiser import Denoiser
 from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.tabular.encoder import TableEncoder
@@ -37,11 +37,12 @@ class GuidedDenoiser(Denoiser):
         self.chord, self.guidance_scale = chord, guidance_scale
 
     @abc.abstractmethod
-    def correct(self, values: Table, fixed: ColumnMask, t: Times) -> Table:
+    def correct(self, values: Table, deviation: Residuals, fixed: ColumnMask, t: Times) -> Table:
         """Corrects estimates of the clean rows.
 
         Args:
             values: constrained columns of `x0_hat`, shape (row, column), physical units.
+            deviation: their signed residuals outside the limits, shape (row, equation), each in its own unit.
             fixed: columns that must stay, shape (row, column).
             t: each row's time.
         """
@@ -61,13 +62,20 @@ class GuidedDenoiser(Denoiser):
             fixed = self._encoder.point_masses(values)
             if known is not None:
                 fixed = fixed | self._encoder.known_columns(known[clear])
-            corrected = self.correct(values, fixed, t[clear])
+            deviation = self._deviation(values)
+            corrected = self.correct(values, deviation, fixed, t[clear])
             # The one Jacobian does not serve every row of a curved law. NaN counts as no help.
-            helps = self.chord.deviation(corrected).norm(dim=1) < self.chord.deviation(values).norm(dim=1)
+            helps = self._size(self._deviation(corrected)) < self._size(deviation)
             replaced = self._encoder.replace(x0_hat[clear], corrected, ~fixed & helps[:, None])
             # Not in place: the estimate belongs to the denoiser, which may hand out its input or a constant.
             x0_hat = x0_hat.index_put((clear,), replaced)
         return x0_hat
+
+    def _deviation(self, values: Table) -> Residuals:
+        return self.chord.system.deviation(self.chord.system.residual(values))
+
+    def _size(self, deviation: Residuals) -> PerRow:
+        return (deviation / self.chord.equation_scale).norm(dim=1)
 
     def loss(self, x_0: Rows, generator: torch.Generator) -> PerRow:
         """Guidance has nothing to train; the wrapped denoiser's loss."""

@@ -47,6 +47,11 @@ def with_point_mass():
     return table.assign(x=table['x'].clip(upper=table['x'].quantile(2 / 3)).round(12), same=4.0)
 
 
+def off(chord, values):
+    """What `correct` is told of the values: their residuals outside the limits."""
+    return chord.system.deviation(chord.system.residual(values))
+
+
 class Echo(Denoiser):
     """Takes what comes for the clean row, and hands out that very tensor."""
 
@@ -140,7 +145,7 @@ def test_gradient_guidance_is_the_documented_step(schedule):
     rows, t = some_rows(encoder), clear_times(schedule, 6)
     before = values(encoder, chord, rows)
     fixed = torch.zeros_like(before, dtype=torch.bool)
-    stepped = GradientGuidance(Echo(schedule), encoder, chord).correct(before, fixed, t)
+    stepped = GradientGuidance(Echo(schedule), encoder, chord).correct(before, off(chord, before), fixed, t)
     expected = torch.stack(
         [
             expected_gradient_step(row, time, schedule, chord, columns.mean(0), columns.std(0, ddof=1))
@@ -162,7 +167,7 @@ def test_rows_whose_residual_would_not_shrink_stay_and_the_others_take_the_step(
     t = clear_times(SCHEDULES[0], 40)
     guided = guidance(Echo(SCHEDULES[0]), encoder, chord)
     before = values(encoder, chord, rows)
-    stepped = guided.correct(before, torch.zeros_like(before, dtype=torch.bool), t)
+    stepped = guided.correct(before, off(guided.chord, before), torch.zeros_like(before, dtype=torch.bool), t)
 
     def size(v):
         system = chord.system
@@ -196,7 +201,7 @@ def test_gradient_guidance_is_proportional_to_its_scale():
     before = values(encoder, chord, rows)
     fixed = torch.zeros_like(before, dtype=torch.bool)
     guides = [GradientGuidance(Echo(SCHEDULES[0]), encoder, chord, scale) for scale in (1.0, 0.25)]
-    moves = [guide.correct(before, fixed, t) - before for guide in guides]
+    moves = [guide.correct(before, off(chord, before), fixed, t) - before for guide in guides]
     # Numbers of order ten.
     assert_close(moves[1], 0.25 * moves[0], rtol=0, atol=1e-12)
 
@@ -324,7 +329,7 @@ def test_the_correction_itself_leaves_fixed_columns_alone(guidance):
     encoder, chord = parts(curved)
     rows, t = values(encoder, chord, some_rows(encoder, 8)), clear_times(SCHEDULES[0], 8)
     fixed = torch.tensor(list(itertools.product([False, True], repeat=3)))
-    corrected = guidance(Echo(SCHEDULES[0]), encoder, chord).correct(rows, fixed, t)
+    corrected = guidance(Echo(SCHEDULES[0]), encoder, chord).correct(rows, off(chord, rows), fixed, t)
     assert torch.equal(corrected[fixed], rows[fixed])
     assert (corrected != rows).any()
 
