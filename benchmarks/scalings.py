@@ -19,13 +19,13 @@ from scipy.stats import ks_2samp
 
 from record import record
 from sdv_constrained_diffusion import PowerFlow
+from sdv_constrained_diffusion.constraints.feasibility import violations
 from sdv_constrained_diffusion.diffusion.presets import default_preset
 from sdv_constrained_diffusion.diffusion.training import TrainingPlan
 from sdv_constrained_diffusion.guidance.finishing import Finisher
 from sdv_constrained_diffusion.model import DiffusionModel
 from sdv_constrained_diffusion.power import scenarios
 from sdv_constrained_diffusion.report.classifier import real_or_synthetic_auc
-from sdv_constrained_diffusion.report.feasibility import violations
 from sdv_constrained_diffusion.tabular.columns import AffineCodec
 from sdv_constrained_diffusion.tabular.encoder import SCALINGS
 
@@ -101,7 +101,7 @@ def measure(table: str, data: pd.DataFrame, law: PowerFlow | None, cpu_seconds: 
         drawn = back(model.sample(len(train)))
         figures = {f'drawn_{figure}': value for figure, value in judged(held_out, drawn, seed).items()}
         if law is not None:
-            finished, _ = Finisher.fit([law], train, rounding=False).finish(drawn)
+            finished, _, _ = Finisher.fit([law], train, {}).finish(drawn)
             figures |= {'drawn_mismatch_mean_mw': float(violations([law], drawn)[1].mean())}
             figures |= {f'projected_{figure}': value for figure, value in judged(held_out, finished, seed).items()}
         record('scalings', table=table, space=name, cpu_seconds=cpu_seconds, seed=seed, **figures)

@@ -6,7 +6,7 @@ from typing import Any
 
 from sdv_constrained_diffusion.constraint_files import load_constraints
 from sdv_constrained_diffusion.constraints import registry
-from sdv_constrained_diffusion.constraints.algebraic import Bounds, Linear, Ordered, Ratio, SumTo
+from sdv_constrained_diffusion.constraints.algebraic import Bounds, ConditionalOn, Linear, Ordered, Ratio, SumTo
 from sdv_constrained_diffusion.constraints.base import Constraint, constraint
 from sdv_constrained_diffusion.constraints.formula import Formula
 from sdv_constrained_diffusion.sdv_constraint import as_sdv_constraint
@@ -17,6 +17,7 @@ __version__ = '0.1.0.dev0'
 
 __all__ = [
     'Bounds',
+    'ConditionalOn',
     'ConstrainedDiffusionSynthesizer',
     'Constraint',
     'FidelityReport',

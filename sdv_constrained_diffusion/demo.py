@@ -12,9 +12,9 @@ import pandas as pd
 from sdv.metadata import Metadata
 
 from sdv_constrained_diffusion.constraints.base import Constraint
+from sdv_constrained_diffusion.constraints.feasibility import violations as violations_of
 from sdv_constrained_diffusion.power.tables import SIGN_CONVENTION, column
 from sdv_constrained_diffusion.report.document import Document, Figure, Section
-from sdv_constrained_diffusion.report.feasibility import violations as violations_of
 from sdv_constrained_diffusion.report.fidelity import FidelityReport
 from sdv_constrained_diffusion.report.figures import colours, joints, marginals, violations
 from sdv_constrained_diffusion.synthesizer import ConstrainedDiffusionSynthesizer

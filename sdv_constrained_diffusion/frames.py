@@ -33,6 +33,29 @@ def in_units(data: pd.DataFrame, dtypes: Mapping[str, Any]) -> pd.DataFrame:
     return data.astype({name: dtypes[name] for name in data.columns if _is_coarse(dtypes.get(name))})
 
 
+def read_moments(data: pd.DataFrame, formats: Mapping[str, str | None]) -> pd.DataFrame:
+    """A shallow copy whose moments that are written as text are datetime64.
+
+    Args:
+        data: any table.
+        formats: of the columns of moments, how they are written as text; None where pandas finds out.
+    """
+    texts = [name for name in formats if name in data.columns and not _is_moment(data[name])]
+    return data.assign(**{name: pd.to_datetime(data[name], format=formats[name]) for name in texts})
+
+
+def written_moments(data: pd.DataFrame, like: pd.DataFrame, formats: Mapping[str, str | None]) -> pd.DataFrame:
+    """The opposite: moments as text in those columns in which another table has text."""
+    texts = [name for name in formats if name in like.columns and not _is_moment(like[name])]
+    return data.assign(**{name: data[name].dt.strftime(formats[name] or '%Y-%m-%d') for name in texts})
+
+
+def as_delivered(processed: pd.DataFrame, moments: Collection[str]) -> pd.DataFrame:
+    """Processed columns as constraints read them: moments, which are nanoseconds since 1970 there, as datetime64."""
+    columns = [name for name in moments if name in processed.columns]
+    return processed.assign(**{name: pd.to_datetime(processed[name].round(), unit='ns') for name in columns})
+
+
 def held_by(data: pd.DataFrame, dtypes: Mapping[str, Any]) -> pd.DataFrame:
     """Float64 columns in the given dtypes of numbers, without the rows that these cannot hold exactly."""
     for name, dtype in dtypes.items():
@@ -63,6 +86,10 @@ def discrete_columns(processed: pd.DataFrame, sdtypes: Mapping[str, str], guided
         if name not in guided and (sdtypes.get(name) in DISCRETE or not number):
             discrete.add(name)
     return discrete
+
+
+def _is_moment(column: pd.Series) -> bool:
+    return pd.api.types.is_datetime64_any_dtype(column.dtype)
 
 
 def _is_coarse(dtype: Any) -> bool:

@@ -18,6 +18,7 @@ from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.guidance.gauss_newton import GaussNewtonGuidance
 from sdv_constrained_diffusion.guidance.gradient import GradientGuidance
 from sdv_constrained_diffusion.guidance.guided import GuidedDenoiser
+from sdv_constrained_diffusion.guidance.steering import ErrorCovariance, SteeredDenoiser, SteeringPlan
 from sdv_constrained_diffusion.tabular.encoder import TableEncoder
 
 BLOCK = 512
@@ -27,23 +28,40 @@ GUIDANCE: dict[str, type[GuidedDenoiser]] = {'gradient': GradientGuidance, 'gaus
 """Guided denoisers by the name that the synthesizer takes."""
 
 
+TYPICAL_ROWS = 2048
+"""Rows on which a denoiser's errors are measured, and that stand for the training table once it is gone."""
+
+MOST_LEVELS = 64
+"""Noise levels at which errors are measured; a sampler with more steps takes the nearest."""
+
+
 @dataclass(frozen=True)
 class Guidance:
     """How constraints correct each step of sampling.
 
     Attributes:
         method: a name in `GUIDANCE`, not 'none'.
-        scale: strength, 1 for the method's natural step.
+        scale: strength of that method, 1 for its natural step.
         chord: the constraints and their linearisation.
+        plan: which constraints the training rows do not obey.
+        covariance: of the denoiser's error; None where no equation is steered.
     """
 
     method: str
     scale: float
     chord: Chord
+    plan: SteeringPlan
+    covariance: ErrorCovariance | None = None
 
-    def guide(self, denoiser: Denoiser, encoder: TableEncoder) -> Denoiser:
-        """The denoiser with corrected estimates."""
-        return GUIDANCE[self.method](denoiser, encoder, self.chord, self.scale)
+    def guide(self, denoiser: Denoiser, encoder: TableEncoder, generator: torch.Generator) -> Denoiser:
+        """The denoiser with corrected estimates, for one block of rows; the generator draws each row's target."""
+        if self.covariance is not None:
+            targets = self.plan.targets
+            drawn = targets[torch.randint(len(targets), (BLOCK,), generator=generator)] if len(targets) > 1 else targets
+            denoiser = SteeredDenoiser(
+                denoiser, encoder, self.chord.system, self.plan.steered, drawn.expand(BLOCK, -1), self.covariance
+            )
+        return GUIDANCE[self.method](denoiser, encoder, self.chord, self.scale, self.plan.redrawn)
 
 
 class DiffusionModel:
@@ -165,6 +183,25 @@ class DiffusionModel:
             blocks.append(self._draw_block(guidance, generator, given)[: len(part)])
         return self.encoder.frame(torch.cat(blocks))
 
+    def draw_apart(self, num_rows: int, guidance: Guidance | None = None) -> pd.DataFrame:
+        """Rows as `sample` draws them, always the same and without touching its stream; arguments as there."""
+        apart = copy.copy(self)
+        apart.set_random_state(0)
+        return apart.sample(num_rows, guidance)
+
+    def measure_errors(self, data: pd.DataFrame) -> ErrorCovariance | None:
+        """Covariance of the denoiser's error at the noise levels that the sampler visits.
+
+        Args:
+            data: typical rows of the processed table; the first `TYPICAL_ROWS` serve.
+        """
+        if self.denoiser is None:
+            return None
+        generator, values = torch.Generator().manual_seed(0), self.encoder.values(data.head(TYPICAL_ROWS))
+        times = self.denoiser.schedule.grid(min(self._sampler.num_steps, MOST_LEVELS))[:-1]
+        with torch.no_grad():
+            return ErrorCovariance.measure(self.denoiser, self.encoder, values, times, generator)
+
     def _next_generator(self) -> torch.Generator:
         """The source of randomness of the stream's next block."""
         seed = int(np.random.SeedSequence([self._seed, self._next_block]).generate_state(1)[0])
@@ -174,7 +211,7 @@ class DiffusionModel:
     def _draw_block(self, guidance: Guidance | None, generator: torch.Generator, given: Given | None = None) -> Table:
         if self.denoiser is None:
             return self.encoder.decode(torch.zeros(BLOCK, 0, dtype=torch.float64))
-        denoiser = self.denoiser if guidance is None else guidance.guide(self.denoiser, self.encoder)
+        denoiser = self.denoiser if guidance is None else guidance.guide(self.denoiser, self.encoder, generator)
         with torch.no_grad():
             rows = self._sampler.sample(denoiser, BLOCK, self.encoder.num_features, generator, given)
             return self.encoder.decode(rows)

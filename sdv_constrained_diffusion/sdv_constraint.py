@@ -10,6 +10,7 @@ from sdv_constrained_diffusion.constraints.base import Constraint
 from sdv_constrained_diffusion.constraints.diagnosis import diagnose
 from sdv_constrained_diffusion.constraints.system import check_form
 from sdv_constrained_diffusion.errors import ConstraintError
+from sdv_constrained_diffusion.frames import read_moments, written_moments
 from sdv_constrained_diffusion.guidance.finishing import Finisher
 
 
@@ -40,9 +41,14 @@ class _Projecting(SingleTableProgrammableConstraint):
     def __init__(self, constraints: list[Constraint]) -> None:
         self.constraints = constraints
         self._finisher: Finisher | None = None
+        self._moments: dict[str, str | None] = {}
 
     def fit(self, data: pd.DataFrame, metadata: Any) -> None:
         """Refuses rows that miss the constraints grossly, and linearises at the mean row."""
+        (table,) = getattr(metadata, 'tables', {None: metadata}).values()
+        described = table.columns.items()
+        self._moments = {name: each.get('datetime_format') for name, each in described if each['sdtype'] == 'datetime'}
+        data = read_moments(data, self._moments)
         diagnose(self.constraints, data)
         self._finisher = Finisher.fit(self.constraints, data)
 
@@ -56,13 +62,15 @@ class _Projecting(SingleTableProgrammableConstraint):
 
     def reverse_transform(self, transformed_data: pd.DataFrame) -> pd.DataFrame:
         """Projects the rows; those that cannot be moved onto the constraints stay, and `is_valid` refuses them."""
-        finished, _ = self._fitted().finish(transformed_data)
+        finished, _, _ = self._fitted().finish(read_moments(transformed_data, self._moments))
+        finished = written_moments(finished, transformed_data, self._moments)
         return pd.concat([finished, transformed_data.drop(index=finished.index)]).loc[transformed_data.index]
 
     def is_valid(self, synthetic_data: pd.DataFrame) -> pd.Series:
         """Which rows obey every constraint within its tolerance."""
         system = self._fitted().chord.system
-        return pd.Series(system.feasible(system.values(synthetic_data)).numpy(), index=synthetic_data.index)
+        values = system.values(read_moments(synthetic_data, self._moments))
+        return pd.Series(system.feasible(values).numpy(), index=synthetic_data.index)
 
     def _fitted(self) -> Finisher:
         if self._finisher is None:

@@ -1,9 +1,11 @@
 """The SDV face: `ConstrainedDiffusionSynthesizer`."""
 
+import copy
 import dataclasses
 import logging
 import sys
 import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,11 +30,14 @@ from sdv_constrained_diffusion.conditions import complete, rewritten
 from sdv_constrained_diffusion.constraint_files import save_constraints
 from sdv_constrained_diffusion.constraints.base import Constraint
 from sdv_constrained_diffusion.constraints.diagnosis import diagnose, refuse_contradictions, sentence
+from sdv_constrained_diffusion.constraints.reading import Reading
 from sdv_constrained_diffusion.constraints.system import check_form
 from sdv_constrained_diffusion.diffusion.presets import PRESETS, Preset
+from sdv_constrained_diffusion.enforcement import Enforcement, typical_rows
 from sdv_constrained_diffusion.errors import ConstraintError, DataError
 from sdv_constrained_diffusion.frames import (
     DISCRETE,
+    as_delivered,
     discrete_columns,
     dtypes_of,
     held_by,
@@ -40,15 +45,13 @@ from sdv_constrained_diffusion.frames import (
     in_order,
     in_units,
     owned,
+    read_moments,
+    written_moments,
 )
-from sdv_constrained_diffusion.guidance.finishing import Finisher
-from sdv_constrained_diffusion.guidance.projection import ProjectionRecord
+from sdv_constrained_diffusion.guidance.record import FinishingRecord
 from sdv_constrained_diffusion.model import DiffusionModel, Guidance
 
 LOGGER = logging.getLogger(__name__)
-
-NUMBERS = ('numerical', 'ordinal', 'categorical')
-"""Sdtypes under which SDV's detection files columns of numbers that can be learned as such."""
 
 MODELLED = ('numerical', 'datetime', *DISCRETE)
 """Sdtypes that are learned at all; SDV invents the values of the others."""
@@ -79,6 +82,8 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         guidance_scale: strength of the guidance, 1 for the natural step. May be changed after `fit`.
         projection: whether finished rows are moved onto the constraints, and replaced where that fails. May be changed
             after `fit`.
+        discover_laws: whether `fit` looks for exact affine relations between columns (constant sums, fixed ratios,
+            totals), which synthetic rows then obey, too.
         seed: makes `fit` repeatable.
         verbose: show progress of training on a terminal, and what was found about constraints.
         enable_gpu: train and sample on a CUDA device if there is one.
@@ -102,6 +107,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         guidance: str = 'gauss_newton',
         guidance_scale: float = 1.0,
         projection: bool = True,
+        discover_laws: bool = True,
         seed: int | None = None,
         verbose: bool = False,
         enable_gpu: bool = True,
@@ -114,7 +120,8 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         check_seconds('max_time', max_time)
         check_guidance(guidance, guidance_scale)
         check_seed(seed)
-        for switch, value in {'projection': projection, 'verbose': verbose, 'enable_gpu': enable_gpu}.items():
+        switches = {'projection': projection, 'discover_laws': discover_laws}
+        for switch, value in {**switches, 'verbose': verbose, 'enable_gpu': enable_gpu}.items():
             check_switch(switch, value)
         self.preset = preset
         self.epochs = epochs
@@ -123,16 +130,14 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         self.guidance = guidance
         self.guidance_scale = guidance_scale
         self.projection = projection
+        self.discover_laws = discover_laws
         self.seed = seed
         self.verbose = verbose
         self.enable_gpu = enable_gpu
         self._model: DiffusionModel | None = None
-        self._guided: list[Constraint] = []
-        self._finisher: Finisher | None = None
+        self._enforcement = Enforcement()
         self._given = pd.DataFrame()
         self._dtypes: dict[str, Any] = {}
-        self._constraint_diagnosis = pd.DataFrame()
-        self._projections = ProjectionRecord()
 
     def fit(self, data: Any) -> None:
         """Learns a table; the caller's is not touched, even when fitting fails.
@@ -151,33 +156,89 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         return processed
 
     def add_constraints(self, constraints: list[Any]) -> None:
-        """Adds constraints, before `fit`.
+        """Adds constraints, before or after `fit`.
+
+        After `fit` nothing is trained again: what the constraints ask is measured on rows that the model draws.
 
         Args:
-            constraints: constraints of this package, which guide and project, and constraints of SDV, in any mix.
+            constraints: constraints of this package, which guide and project, and, before `fit` only, constraints of
+                SDV, in any mix.
 
         Raises:
-            SynthesizerInputError: the synthesizer is fitted already, or `constraints` is no list.
+            SynthesizerInputError: `constraints` is no list, or holds constraints of SDV after `fit`.
             ConstraintError: a constraint of this package is ill formed, such as a class instead of an instance.
+            ConstraintMismatchError: after `fit`, rows come nowhere near a constraint.
         """
         if not isinstance(constraints, list | tuple):
             raise SynthesizerInputError(f'add_constraints needs a list of constraints; got {constraints!r}.')
-        guided: list[Constraint] = []
+        ours: list[Constraint] = []
         others: list[Any] = []
         for each in constraints:
-            ours = isinstance(each, Constraint) or (isinstance(each, type) and issubclass(each, Constraint))
-            (guided if ours else others).append(each)
-        for each in guided:
+            own = isinstance(each, Constraint) or (isinstance(each, type) and issubclass(each, Constraint))
+            (ours if own else others).append(each)
+        for each in ours:
             check_form(each)
-        if guided and self._fitted:
+        if others and self._fitted:
             raise SynthesizerInputError(
-                'add_constraints needs to be called before fit: this synthesizer has been fitted. '
-                'Make a new synthesizer, add the constraints, then fit it.'
+                'add_constraints takes constraints of SDV before fit only: this synthesizer has been fitted, and they '
+                'rewrite its table. Make a new synthesizer, add the constraints, then fit it.'
             )
         if others:
             super().add_constraints(others)
             self._update_default_transformers()  # SDV has made a new data processor
-        self._guided += guided
+        self._change_constraints([*self._enforcement.given, *ours])
+
+    def remove_constraints(self, constraints: list[Any]) -> None:
+        """Removes constraints of this package, before or after `fit`; what was learned stays as it is.
+
+        Args:
+            constraints: the constraints themselves, or their names as in `constraint_report`.
+
+        Raises:
+            SynthesizerInputError: one is not there.
+        """
+        kept = list(self._enforcement.given)
+        for each in constraints:
+            found = [one for one in kept if one is each or one.name == each]
+            if not found:
+                raise SynthesizerInputError(
+                    f'remove_constraints knows no constraint {getattr(each, "name", each)!r}; there are '
+                    f'{[one.name for one in kept]}.'
+                )
+            kept.remove(found[0])
+        self._change_constraints(kept)
+
+    def _change_constraints(self, constraints: list[Constraint]) -> None:
+        """Replaces the constraints of this package; on a fitted synthesizer, binds them or leaves all as it was."""
+        changed = copy.copy(self._enforcement)
+        changed.given = constraints
+        if self._model is not None:
+            self._check_columns(constraints, self._model.encoder.columns)
+            processed = typical_rows(self._model)
+            changed.relearn(self._model, processed, as_delivered(processed, self._moments()))
+            self._announce(changed)
+        self._enforcement = changed
+
+    def constraint_report(self, rows: Any) -> pd.DataFrame:
+        """What synthetic rows do with each constraint, and what was done to them.
+
+        Args:
+            rows: what `sample` returned, `{name: DataFrame}` or a `DataFrame`.
+
+        Returns:
+            one row per constraint, discovered laws last: `constraint`; `kind`: 'learned' (the training rows obey it),
+            'steering' (they do not) or 'discovered'; `unit` and `tolerance` of the equation that is missed most;
+            `share_within_tolerance`; the violations' `max`, `p99` and `mean` in that unit; `worst_rows`, up to three
+            index labels of rows outside the tolerance; and, for all rows drawn since the last call of a sampling method
+            began, `displacement_median` and `displacement_p99` of the constraint's columns (root mean square, in column
+            standard deviations) and `num_redrawn`, rows that were replaced and broke this constraint.
+
+        Raises:
+            DataError: the table has no row.
+            ColumnMissingError: it lacks a column of a constraint.
+        """
+        table = next(iter(rows.values())) if isinstance(rows, dict) else rows
+        return self._enforcement.report(read_moments(table, self._moments()))
 
     def get_constraints(self, filepath: str | None = None) -> list[Any] | None:
         """All constraints, SDV's first; with a `filepath`, writes them there as JSON, for `load_constraints`.
@@ -186,7 +247,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             ValueError: the file exists.
             ConstraintError: a constraint cannot be written down, such as a function that cannot be imported.
         """
-        constraints = [*super().get_constraints(), *self._guided]
+        constraints = [*super().get_constraints(), *self._enforcement.given]
         if filepath is None:
             return constraints
         save_constraints(constraints, filepath)
@@ -218,11 +279,17 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
     def get_constraint_diagnosis(self) -> pd.DataFrame:
         """What the training rows do with each guided constraint, as of the last `fit` or `validate`.
 
+        After constraints were added or removed, what rows do that the model draws without guidance.
+
         Returns:
-            one row per constraint: `constraint`, `unit`, `tolerance`, `share_feasible`, `violation_median`,
-            `violation_max`, in that unit.
+            one row per constraint: `constraint`, `kind` ('learned' or 'steering'), `unit`, `tolerance`,
+            `share_feasible`, `violation_median`, `violation_max`, in that unit, and `worst_rows`.
         """
-        return self._constraint_diagnosis.copy()
+        return self._enforcement.diagnosis.copy()
+
+    def get_discovered_laws(self) -> list[Constraint]:
+        """The exact affine relations that `fit` found in the table: constraints, which can be read and written."""
+        return list(self._enforcement.discovered)
 
     def get_projection_summary(self) -> pd.DataFrame:
         """What the projection did to the rows drawn since the last `sample`, `fit`, or call with fixed values began.
@@ -232,7 +299,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             feasible (`num_replaced`), and the median, 99 % quantile and maximum of the `displacement`: how far rows
             were moved, root mean square over columns, in column standard deviations.
         """
-        return self._projections.summary()
+        return self._enforcement.record.summary()
 
     def _validate(self, table_data: pd.DataFrame) -> list[str]:
         """Refuses tables that cannot be learned from, before any training; SDV calls it from `fit` and `validate`."""
@@ -240,34 +307,50 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             raise DataError(f'fit needs rows to learn from; the table has {len(table_data)} rows. Pass more rows.')
         for name in table_data.select_dtypes('number').columns:
             finite_numbers(table_data[name], 'fit', allow_missing=True)
-        self._check_sdtypes()
-        self._constraint_diagnosis = diagnose(self._guided, table_data)
-        lines: Any = self._constraint_diagnosis.itertuples()
+        self._check_columns(self._enforcement.given, table_data.columns)
+        self._enforcement.diagnosis = diagnose(self._enforcement.given, read_moments(table_data, self._moments()))
+        self._announce(self._enforcement)
+        return []
+
+    def _announce(self, enforcement: Enforcement) -> None:
+        """Says what rows do with the constraints, and warns where they do not obey them."""
+        lines: Any = enforcement.diagnosis.itertuples()
         for found in lines:
             said = sentence(found)
             self._tell(said)
             if found.share_feasible < 1:
                 warnings.warn(f'{said} Synthetic rows will obey it all the same.', stacklevel=2)
-        return []
 
     def _preprocess(self, table_data: pd.DataFrame) -> pd.DataFrame:
-        """SDV's preprocessing, except that constrained columns pass as they are: rounding would undo feasibility."""
-        constrained = {name for constraint in self._guided for name in constraint.columns}
-        if not constrained:
-            return super()._preprocess(table_data)
+        """SDV's preprocessing, except that constrained numbers pass as they are: rounding would undo feasibility."""
+        constrained = {name for each in self._enforcement.given for name in each.columns}
+        passing = [name for name in sorted(constrained & set(table_data.columns)) if name not in self._moments()]
         if rewritten := sorted(constrained - set(table_data.columns)):
             raise ConstraintError(
                 f'The columns {rewritten} are guided by a constraint, but a constraint of SDV rewrites them. '
                 'Leave them to one of the two.'
             )
+        if not passing:
+            return super()._preprocess(table_data)
         self._data_processor.prepare_for_fitting(table_data)
-        self._data_processor.update_transformers(dict.fromkeys(sorted(constrained)))
+        self._data_processor.update_transformers(dict.fromkeys(passing))
         processed = super()._preprocess(table_data)
-        for name in constrained:
+        numbers = self._constrained_numbers(processed)
+        for name in numbers:
             self._data_processor.formatters.pop(name, None)
-        if self.enforce_min_max_values:
-            self._tell(f'{len(constrained)} constrained columns are delivered unclipped.')
+        if self.enforce_min_max_values and numbers:
+            self._tell(f'{len(numbers)} constrained columns are delivered unclipped.')
         return processed
+
+    def _constrained_numbers(self, processed: pd.DataFrame) -> set[str]:
+        """The columns that given constraints read as numbers."""
+        labels = {name for each in self._enforcement.given for name in each.discrete}
+        constrained = {name for each in self._enforcement.given for name in each.columns}
+        return {
+            name
+            for name in constrained
+            if not (name in self._moments() or Reading.of(processed[name], name in labels).discrete)
+        }
 
     def _update_default_transformers(self) -> None:
         """SDV's defaults, but missing values reach the model as they are, to be learned with the other columns."""
@@ -289,9 +372,8 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             plan = dataclasses.replace(plan, epochs=self.epochs, max_steps=None, max_time=self.max_time)
         described = self._get_table_metadata().columns
         processed_data = in_order(processed_data.reset_index(drop=True), list(described))
-        self._projections = ProjectionRecord()
-        self._finisher = self._linearise(processed_data)
-        guided = self._finisher.columns if self._finisher else ()
+        self._learn_constraints(processed_data)
+        guided = self._constrained_numbers(processed_data)
         self._model = DiffusionModel.fit(
             processed_data,
             preset,
@@ -302,6 +384,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             device='cuda' if self.enable_gpu and torch.cuda.is_available() else 'cpu',
             verbose=self.verbose,
         )
+        self._enforcement.measure(self._model, processed_data)
 
     def _sdtypes_as_they_are(self) -> dict[str, str]:
         """The sdtypes of the columns that no transformer rewrites."""
@@ -309,16 +392,20 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         described = self._get_table_metadata().columns
         return {name: each['sdtype'] for name, each in described.items() if transformers.get(name) is None}
 
-    def _linearise(self, processed_data: pd.DataFrame) -> Finisher | None:
-        """Binds the constraints to the training rows."""
-        if not self._guided:
-            return None
-        finisher = Finisher.fit(self._guided, processed_data, self.enforce_rounding)
-        if finisher.unrounded:
-            self._tell(f'{len(finisher.unrounded)} constrained columns are delivered unrounded.')
-        if redundant := finisher.chord.redundant():
-            self._tell(f'Equations that the others imply, and that cost nothing: {", ".join(redundant)}.')
-        return finisher
+    def _learn_constraints(self, processed_data: pd.DataFrame) -> None:
+        """Binds the constraints to the training rows, and looks for laws in them."""
+        delivered = [name for name in processed_data.columns if name in self._described()]
+        # What an SDV constraint has rewritten is no column of the caller's.
+        discovering = self.discover_laws and not super().get_constraints()
+        table = as_delivered(processed_data[delivered], self._moments())
+        self._enforcement.learn(table, self.enforce_rounding, discovering)
+        for law in self._enforcement.discovered:
+            self._tell(f'Found in all training rows, and imposed: {law.name}.')
+        if finisher := self._enforcement.finisher:
+            if finisher.unrounded:
+                self._tell(f'{len(finisher.unrounded)} constrained columns are delivered unrounded.')
+            if redundant := finisher.chord.redundant():
+                self._tell(f'Equations that the others imply, and that cost nothing: {", ".join(redundant)}.')
 
     def _sample(self, num_rows: int, conditions: dict[str, Any] | None = None) -> pd.DataFrame:
         model = self._fitted_model('Sampling')
@@ -327,9 +414,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         return model.complete(pd.DataFrame(conditions, index=range(num_rows)), self._guidance())
 
     def _guidance(self) -> Guidance | None:
-        if self._finisher is None or self.guidance == 'none':
-            return None
-        return Guidance(self.guidance, self.guidance_scale, self._finisher.chord)
+        return self._enforcement.guidance(self.guidance, self.guidance_scale)
 
     def _sample_with_conditions(
         self,
@@ -400,7 +485,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         """Refuses fixed values that no row can have, in words that SDV's own error handling leaves alone."""
         self._validate_fit_before_sample()
         super()._validate_conditions_unseen_columns(conditions)
-        self._projections = ProjectionRecord()
+        self._enforcement.record = FinishingRecord()
         check_guidance(self.guidance, self.guidance_scale)
         for name in conditions.columns:
             if self._sdtype(name) == 'numerical':
@@ -409,7 +494,8 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
                 if len(broken) and pd.api.types.is_integer_dtype(self._dtypes.get(name)):
                     raise DataError(f'Column {name!r} holds whole numbers and cannot be {broken[0]}. Round the value.')
         if self.projection:
-            refuse_contradictions(self._guided, conditions.reset_index(drop=True))
+            given = read_moments(conditions.reset_index(drop=True), self._moments())
+            refuse_contradictions(self._enforcement.all, given)
         if self._model is not None:
             known = self._known(conditions.reset_index(drop=True))
             self._model.encoder.select(list(known.columns)).values(known)
@@ -422,9 +508,9 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         output_file_path: str | None = None,
         show_progress_bar: bool = True,
     ) -> pd.DataFrame:
-        self._projections = ProjectionRecord()
+        self._enforcement.record = FinishingRecord()
         check_guidance(self.guidance, self.guidance_scale)
-        if self._guided and not (self.verbose and sys.stderr.isatty()):
+        if self._enforcement.all and not (self.verbose and sys.stderr.isatty()):
             show_progress_bar = False
         if num_rows == 0:
             return pd.DataFrame(columns=list(self._described()))
@@ -434,11 +520,11 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         if output_file_path is not None:
             # SDV has written every whole batch, more than `num_rows` when the batches do not divide it.
             sampled.to_csv(output_file_path, index=False)
-        if len(sampled) < num_rows and (failed := self._projections.failures()):
+        if len(sampled) < num_rows and (failed := self._enforcement.record.failures()):
             raise SamplingError(
                 f'sample was asked for {num_rows} rows and found {len(sampled)} feasible ones; of '
-                f'{self._projections.num_rows} rows drawn the projection failed on {failed}. Check the constraints '
-                'against the training rows, train longer, or raise max_tries_per_batch.'
+                f'{self._enforcement.record.num_rows} rows drawn the projection failed on {failed}. Check the '
+                'constraints against the training rows, train longer, or raise max_tries_per_batch.'
             )
         return sampled
 
@@ -449,29 +535,34 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
         """
         sampled = super().reverse_transform_constraints(sampled)
         sampled = in_units(sampled, self._dtypes)
-        if self._finisher is None or not self.projection:
+        finisher = self._enforcement.finisher
+        if finisher is None or not self.projection:
             return sampled
-        columns = self._finisher.columns
-        given = [name for name in columns if name in self._given.columns]
+        given = [name for name in finisher.columns if name in self._given.columns]
         sampled = sampled.assign(**{name: self._given.loc[sampled.index, name] for name in given})
-        fixed = self._fitted_model('Sampling').encoder.select(columns).point_masses(self._finisher.values(sampled))
-        fixed[:, [columns.index(name) for name in given]] = True
-        finished, projected = self._finisher.finish(sampled, fixed)
-        self._projections.add(projected)
-        return held_by(finished, {name: self._dtypes[name] for name in self._finisher.whole if name in self._dtypes})
+        table = read_moments(sampled, self._moments())
+        finished = self._enforcement.finish(table, self._fitted_model('Sampling'), given)
+        finished = in_units(written_moments(finished, sampled, self._moments()), self._dtypes)
+        return held_by(finished, {name: self._dtypes[name] for name in finisher.whole if name in self._dtypes})
 
-    def _check_sdtypes(self) -> None:
-        """Refuses constrained columns that SDV would invent rather than learn."""
-        described = self._get_table_metadata().columns
-        for constraint in self._guided:
+    def _moments(self) -> dict[str, str | None]:
+        """The columns of moments, and how they are written where they are text."""
+        described = self._described().items()
+        return {name: each.get('datetime_format') for name, each in described if each['sdtype'] == 'datetime'}
+
+    def _check_columns(self, constraints: Sequence[Constraint], available: Iterable[str]) -> None:
+        """Refuses constraints on columns that are not there, or that SDV would invent rather than learn."""
+        described = self._described()
+        for constraint in constraints:
             for name in constraint.columns:
                 sdtype = described.get(name, {}).get('sdtype', 'numerical')
-                if sdtype not in NUMBERS:
+                if sdtype not in MODELLED:
                     raise DataError(
-                        f'{constraint.name} needs column {name!r} as numbers, but the metadata call it {sdtype!r}. '
-                        f"Call metadata.update_column(column_name={name!r}, sdtype='numerical') before making the "
-                        'synthesizer, or leave the column out of the constraint.'
+                        f'{constraint.name} needs the values of column {name!r}, but the metadata call it {sdtype!r}, '
+                        f'and SDV invents it. Call metadata.update_column(column_name={name!r}, '
+                        "sdtype='numerical') before making the synthesizer, or leave the column out of the constraint."
                     )
+            constraint.require(available)
 
     def _fitted_model(self, what: str) -> DiffusionModel:
         if self._model is None:

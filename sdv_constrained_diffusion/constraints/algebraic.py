@@ -1,14 +1,21 @@
 """The ready-made laws: sums, ratios, bounds, orders. Each is a few lines, and an example of how to write your own."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sdv_constrained_diffusion.constraints.base import Constraint, TableView
+from sdv_constrained_diffusion._types import Jacobians
+from sdv_constrained_diffusion.constraints.base import Constraint, Misreading, TableView, evaluate
+from sdv_constrained_diffusion.constraints.reading import seconds
+from sdv_constrained_diffusion.constraints.written import from_dict, to_dict
 from sdv_constrained_diffusion.errors import ConstraintError
+
+MOST_TERMS = 4
+"""Terms of a sum that its name shows."""
 
 
 @dataclass(eq=False)
@@ -36,6 +43,11 @@ class Linear(Constraint):
         self.columns = tuple(self.weights)
         if not self.columns or not all(math.isfinite(weight) for weight in self.weights.values()):
             raise ConstraintError(f'Linear needs a finite weight for each of its columns; it got {self.weights!r}.')
+
+    @property
+    def name(self) -> str:
+        """The law in short, such as '0 <= a - 2 b <= 5'."""
+        return _between(_sum(self.weights), self.lower, self.upper)
 
     def residual(self, table: TableView) -> Tensor:
         """The weighted sum, shape (row,)."""
@@ -68,6 +80,12 @@ class SumTo(Constraint):
         self.addends = tuple(self.addends)
         self.columns = (*self.addends, self.total) if isinstance(self.total, str) else tuple(self.addends)
 
+    @property
+    def name(self) -> str:
+        """The law in short, such as 'net + tax == total'."""
+        total = self.total if isinstance(self.total, str) else f'{self.total:g}'
+        return f'{_sum(dict.fromkeys(self.addends, 1.0))} == {total}'
+
     def residual(self, table: TableView) -> Tensor:
         """Sum less total, shape (row,)."""
         total = table[self.total] if isinstance(self.total, str) else self.total
@@ -80,20 +98,26 @@ class Bounds(Constraint):
 
     Attributes:
         column: the column's name.
-        lower: smallest value, in the column's unit.
-        upper: largest value, in the column's unit.
+        lower: smallest value, in the column's unit; of a column of moments a text such as '2024-01-31', or a Timestamp.
+        upper: largest value, likewise.
         tolerance: largest violation that counts as feasible, in the column's unit.
         unit: the column's unit.
     """
 
     column: str
-    lower: float = -math.inf
-    upper: float = math.inf
+    lower: Any = -math.inf
+    upper: Any = math.inf
     tolerance: float = 1e-9
     unit: str = ''
 
     def __post_init__(self) -> None:
         self.columns = (self.column,)
+        self.lower, self.upper = seconds(self.lower), seconds(self.upper)
+
+    @property
+    def name(self) -> str:
+        """The law in short, such as '0 <= age <= 120'."""
+        return _between(self.column, self.lower, self.upper)
 
     def residual(self, table: TableView) -> Tensor:
         """The column itself, shape (row,)."""
@@ -107,20 +131,26 @@ class Ordered(Constraint):
     Attributes:
         smaller: name of the column that is never above the other.
         larger: name of the other.
-        gap: the least distance between them, in their unit.
+        gap: the least distance between them, in their unit; of moments in seconds, or a Timedelta.
         tolerance: largest violation that counts as feasible, in their unit.
         unit: the columns' unit.
     """
 
     smaller: str
     larger: str
-    gap: float = 0.0
+    gap: Any = 0.0
     tolerance: float = 1e-9
     unit: str = ''
     upper = math.inf
 
     def __post_init__(self) -> None:
-        self.columns, self.lower = (self.smaller, self.larger), self.gap
+        self.columns, self.gap = (self.smaller, self.larger), seconds(self.gap)
+        self.lower = self.gap
+
+    @property
+    def name(self) -> str:
+        """The law in short, such as 'start <= end'."""
+        return f'{self.smaller} + {self.gap:g} <= {self.larger}' if self.gap else f'{self.smaller} <= {self.larger}'
 
     def residual(self, table: TableView) -> Tensor:
         """The distance, shape (row,)."""
@@ -159,6 +189,11 @@ class Ratio(Constraint):
             raise ConstraintError(f'Ratio needs a finite limit; it got {self.least!r} and {self.most!r}.')
         self.upper = 0.0 if self.least == self.most else math.inf
 
+    @property
+    def name(self) -> str:
+        """The law in short, such as '0.07 <= tax / net <= 0.19'."""
+        return _between(f'{self.numerator} / {self.denominator}', self.least, self.most)
+
     def residual(self, table: TableView) -> Tensor:
         """What is left to each finite limit, shape (row, limit); of a fixed ratio one difference, shape (row, 1)."""
         above, below = table[self.numerator], table[self.denominator]
@@ -166,3 +201,83 @@ class Ratio(Constraint):
         return torch.stack(
             [sign * (above - limit * below) for limit, sign in signed.items() if math.isfinite(limit)], dim=1
         )
+
+
+@dataclass(eq=False)
+class ConditionalOn(Constraint):
+    """A constraint that binds only the rows in which a column holds a certain label.
+
+    Attributes:
+        column: the column that decides. It is read as labels, also where it holds numbers.
+        value: the label that makes the constraint bind, or a list of labels.
+        constraint: the constraint; its columns may not include `column` as a number.
+    """
+
+    column: str
+    value: Any
+    constraint: Constraint
+
+    def __post_init__(self) -> None:
+        inner = self.constraint
+        if not isinstance(inner, Constraint):
+            raise ConstraintError(f'ConditionalOn needs a constraint that it makes conditional; it got {inner!r}.')
+        self.columns = (*inner.columns, *([] if self.column in inner.columns else [self.column]))
+        self.discrete = tuple(dict.fromkeys([*inner.discrete, self.column]))
+        self.lower, self.upper, self.tolerance, self.unit = inner.lower, inner.upper, inner.tolerance, inner.unit
+
+    @property
+    def name(self) -> str:
+        """The condition and the constraint in short."""
+        return f'{self.constraint.name} if {self.column} is {self.value!r}'
+
+    def residual(self, table: TableView) -> Tensor:
+        """The constraint's residual in rows where it binds, a feasible number in the others."""
+        residual = evaluate(self.constraint, table)
+        idle = torch.zeros(residual.shape[1], dtype=residual.dtype)
+        lower, upper = (torch.as_tensor(limit, dtype=residual.dtype) for limit in (self.lower, self.upper))
+        return torch.where(self._binds(table)[:, None], residual, torch.clamp(idle, lower, upper))
+
+    def jacobian(self, table: TableView) -> Jacobians:
+        """The constraint's derivative, zero where it does not bind: there it may not even be finite."""
+        return torch.where(self._binds(table)[:, None, None], self.constraint.jacobian(table), 0.0)
+
+    def equation_names(self, number: int) -> list[str]:
+        """The constraint's, with the condition."""
+        return [f'{name} if {self.column} is {self.value!r}' for name in self.constraint.equation_names(number)]
+
+    def misreadings(self) -> Iterable[Misreading]:
+        """The constraint's."""
+        return self.constraint.misreadings()
+
+    def parameters(self) -> dict[str, Any]:
+        """The constraint as `to_dict` writes it, and the condition."""
+        return {'column': self.column, 'value': self.value, 'constraint': to_dict(self.constraint)}
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> 'ConditionalOn':
+        """Reads the constraint back."""
+        return cls(**{**parameters, 'constraint': from_dict(parameters['constraint'])})
+
+    def _binds(self, table: TableView) -> Tensor:
+        values = self.value if isinstance(self.value, list | tuple | set) else [self.value]
+        return table[self.column].isin(values)
+
+
+def _sum(weights: Mapping[str, float]) -> str:
+    """A weighted sum in short: four terms and the number of the others."""
+    terms: list[str] = []
+    for name, weight in list(weights.items())[:MOST_TERMS]:
+        size = '' if abs(weight) == 1 else f'{abs(weight):g} '
+        sign = '- ' if weight < 0 else '+ '
+        terms.append(f'{sign if terms or weight < 0 else ""}{size}{name}')
+    if len(weights) > MOST_TERMS:
+        terms.append(f'+ {len(weights) - MOST_TERMS} more')
+    return ' '.join(terms)
+
+
+def _between(middle: str, lower: float, upper: float) -> str:
+    if lower == upper:
+        return f'{middle} == {lower:g}'
+    below = f'{lower:g} <= ' if math.isfinite(lower) else ''
+    above = f' <= {upper:g}' if math.isfinite(upper) else ''
+    return f'{below}{middle}{above}'

@@ -4,41 +4,62 @@ import abc
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from sdv_constrained_diffusion._types import Jacobians, Residuals, Table
 from sdv_constrained_diffusion.constraints.paths import find, path_of
+from sdv_constrained_diffusion.constraints.reading import Labels, Reading
 from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError
 
 
 class TableView:
     """Named columns of a table as tensors: what a residual reads.
 
-    `table.load_mw` and `table['load_mw']` are one column, shape (row,);
-    `table[['p_mw_1', 'p_mw_2']]` is several, shape (row, column).
+    `table.load_mw` and `table['load_mw']` are one column, shape (row,); `table[['p_mw_1', 'p_mw_2']]` is several, shape
+    (row, column). Moments are in seconds since 1970-01-01. A column that holds no numbers, or is listed in the
+    constraint's `discrete`, is read as `Labels`: `table.topology == 'ring'`.
     """
 
-    def __init__(self, names: Sequence[str], values: Table, who: str = 'The residual') -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        values: Table,
+        who: str = 'The residual',
+        readings: Mapping[str, Reading] = MappingProxyType({}),
+    ) -> None:
         """Names the columns of a tensor.
 
         Args:
             names: the columns' names, in the order of `values`.
-            values: shape (row, column), physical units.
+            values: shape (row, column), physical units; labels by their codes.
             who: the constraint that reads the table, for error messages.
+            readings: how columns are read that are no plain numbers.
         """
         self._position = {name: position for position, name in enumerate(names)}
         self._values = values
         self._who = who
+        self._readings = readings
 
     @classmethod
-    def from_dataframe(cls, data: pd.DataFrame, names: Sequence[str], who: str = 'The residual') -> 'TableView':
-        """Reads the named numeric columns of a DataFrame in float64."""
-        values = torch.as_tensor(data[list(names)].to_numpy(dtype='float64', copy=True))
-        return cls(names, values, who)
+    def from_dataframe(
+        cls,
+        data: pd.DataFrame,
+        names: Sequence[str],
+        who: str = 'The residual',
+        readings: Mapping[str, Reading] | None = None,
+    ) -> 'TableView':
+        """Reads the named columns of a DataFrame in float64; by their dtypes where no reading is given."""
+        if readings is None:
+            readings = {name: Reading.of(data[name]) for name in names}
+        columns = [readings[name].values(data[name]) for name in names]
+        values = np.stack(columns, axis=1) if columns else np.zeros((len(data), 0))
+        return cls(names, torch.from_numpy(values), who, readings)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -50,14 +71,27 @@ class TableView:
         """All columns, shape (row, column)."""
         return self._values
 
-    def __getitem__(self, key: str | Sequence[str]) -> Tensor:
-        """One column, shape (row,), for a name; several, shape (row, column), for a sequence of names."""
+    def with_values(self, values: Table) -> 'TableView':
+        """The same columns with other values, shape (row, column)."""
+        return TableView(self.names, values, self._who, self._readings)
+
+    def __getitem__(self, key: str | Sequence[str]) -> Any:
+        """One column, shape (row,), or its `Labels`, for a name; several, shape (row, column), for names of numbers."""
         if isinstance(key, str):
-            return self._values[:, self._find(key)]
+            place, reading = self._find(key), self._readings.get(key)
+            if reading is not None and reading.discrete:
+                return Labels(key, self._values[:, place], reading.categories)
+            return self._values[:, place]
+        labels = [name for name in key if name in self._readings and self._readings[name].discrete]
+        if labels:
+            raise ConstraintError(
+                f'{self._who} needs numbers in column {labels[0]!r}, which holds labels. Read it alone, and compare it '
+                'or map it to numbers.'
+            )
         return self._values[:, [self._find(name) for name in key]]
 
-    def __getattr__(self, name: str) -> Tensor:
-        """One column, shape (row,)."""
+    def __getattr__(self, name: str) -> Any:
+        """One column, shape (row,), or its `Labels`."""
         if name.startswith('_'):
             raise AttributeError(name)
         return self[name]
@@ -91,6 +125,7 @@ class Constraint(abc.ABC):
 
     Attributes:
         columns: names of the columns the residual reads.
+        discrete: those of them that are read as labels although they hold numbers; columns of other things always are.
         lower: smallest residual that is feasible, in the residual's unit.
         upper: largest residual that is feasible; equal to `lower` for an equality.
         tolerance: largest violation that counts as feasible, in the residual's unit. A sequence gives one per equation.
@@ -99,6 +134,7 @@ class Constraint(abc.ABC):
     """
 
     columns: tuple[str, ...]
+    discrete: tuple[str, ...] = ()
     lower: float | Sequence[float] = 0.0
     upper: float | Sequence[float] = 0.0
     tolerance: float | Sequence[float] = 1e-6
@@ -138,7 +174,7 @@ class Constraint(abc.ABC):
         """
         values = table.values.detach().requires_grad_(True)
         with torch.enable_grad():
-            residual = evaluate(self, TableView(table.names, values, self.name))
+            residual = evaluate(self, table.with_values(values))
             if not residual.requires_grad:
                 raise ConstraintError(
                     f'{self.name} must return a residual that torch can differentiate by its columns, but the result '
@@ -233,10 +269,11 @@ class FunctionConstraint(Constraint):
         upper: float | Sequence[float] = 0.0,
         tolerance: float | Sequence[float] = 1e-6,
         unit: str | Sequence[str] = '',
+        discrete: Iterable[str] = (),
     ) -> None:
         """Keeps the function and the constraint's data; arguments as in `Constraint`."""
         self.function = function
-        self.columns = tuple(columns)
+        self.columns, self.discrete = tuple(columns), tuple(discrete)
         self.lower, self.upper = lower, upper
         self.tolerance, self.unit = tolerance, unit
 
@@ -256,7 +293,8 @@ class FunctionConstraint(Constraint):
             ConstraintError: the function cannot be imported from elsewhere.
         """
         limits = {'lower': self.lower, 'upper': self.upper, 'tolerance': self.tolerance, 'unit': self.unit}
-        return {'function': path_of(self.function, self.name), 'columns': list(self.columns), **limits}
+        columns = {'columns': list(self.columns), 'discrete': list(self.discrete)}
+        return {'function': path_of(self.function, self.name), **columns, **limits}
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> 'FunctionConstraint':
@@ -272,6 +310,7 @@ def constraint(
     upper: float | Sequence[float] = 0.0,
     tolerance: float | Sequence[float] = 1e-6,
     unit: str | Sequence[str] = '',
+    discrete: Iterable[str] = (),
 ) -> Callable[[Callable[[TableView], Tensor]], FunctionConstraint]:
     """Turns a function of a table into a constraint.
 
@@ -287,15 +326,16 @@ def constraint(
         upper: largest feasible residual, in `unit`; an equality when both are 0.
         tolerance: largest violation that counts as feasible, in `unit`.
         unit: the residual's unit.
+        discrete: those of the columns that are read as labels although they hold numbers.
 
     Raises:
         ConstraintError: `columns` is a string instead of a sequence of names.
     """
     if isinstance(columns, str):
         raise ConstraintError(f'@constraint needs columns as a sequence of names; it got the string {columns!r}.')
-    names = tuple(columns)
+    names, labels = tuple(columns), tuple(discrete)
 
     def decorate(function: Callable[[TableView], Tensor]) -> FunctionConstraint:
-        return FunctionConstraint(function, names, lower, upper, tolerance, unit)
+        return FunctionConstraint(function, names, lower, upper, tolerance, unit, labels)
 
     return decorate

@@ -1,15 +1,23 @@
-"""Do the training rows obey their constraints, and if not at all: which unit or sign was mistaken?"""
+"""Do the training rows obey their constraints, and if not: are rows to be steered there, or was a unit mistaken?"""
 
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
+import torch
+from torch import Tensor
 
 from sdv_constrained_diffusion._numbers import finite_numbers
+from sdv_constrained_diffusion._types import PerEquation, Residuals
 from sdv_constrained_diffusion.constraints.base import Constraint, Misreading, TableView, evaluate
+from sdv_constrained_diffusion.constraints.linearisation import Linearisation
+from sdv_constrained_diffusion.constraints.reading import Reading
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem, check_form
 from sdv_constrained_diffusion.errors import ConstraintError, ConstraintMismatchError
+
+LEARNED, STEERING = 'learned', 'steering'
+"""The training rows obey a constraint, or they do not and synthetic rows are to be elsewhere."""
 
 FEW = 0.01
 """A constraint is missed grossly when fewer than this share of the rows are feasible and the median row is `GROSS` off.
@@ -17,6 +25,19 @@ A row of zeros obeys many laws in any unit, so a few feasible rows prove nothing
 
 GROSS = 100.0
 """How many tolerances the median row is off when a constraint is missed grossly."""
+
+MOSTLY = 0.5
+"""Share of the rows from which on an equality is learned, the others being errors in the data."""
+
+ALMOST_ALL = 0.99
+"""Share of the rows from which on an inequality is learned; below it, its limits cut through the data."""
+
+NEAR = 0.01
+"""An equation is learned, too, where rows miss it by less than this in column standard deviations: the median row for
+an equality, 99 % of them for an inequality. Measured or rounded data do."""
+
+NUM_WORST = 3
+"""Rows that are named as the worst."""
 
 
 def diagnose(constraints: Iterable[Constraint], data: pd.DataFrame) -> pd.DataFrame:
@@ -27,23 +48,45 @@ def diagnose(constraints: Iterable[Constraint], data: pd.DataFrame) -> pd.DataFr
         data: the training table.
 
     Returns:
-        one row per constraint: `constraint`; `unit` and `tolerance` of its worst equation; `share_feasible`;
-        `violation_median`, that equation's over rows; `violation_max`, the largest of all equations in that unit.
+        one row per constraint: `constraint`; `kind`, 'steering' if one of its equations is, else 'learned'; `unit` and
+        `tolerance` of its worst equation; `share_feasible`; `violation_median`, that equation's over rows;
+        `violation_max`, the largest of all equations in that unit; `worst_rows`, up to three index labels of rows that
+        are not feasible, the worst first.
 
     Raises:
         ColumnMissingError: a constrained column is not in the table.
-        DataError: a constrained column is not numeric, or holds NaN or inf.
+        DataError: a constrained column of numbers or moments holds NaN or inf.
         ConstraintError: a residual is not finite on a training row.
-        ConstraintMismatchError: hardly any row is feasible and the median row is far off (`FEW`, `GROSS`).
+        ConstraintMismatchError: hardly any row is feasible, the median row is far off (`FEW`, `GROSS`), and either a
+            misreading explains it or the limits lie beyond what the rows come near to.
     """
     return pd.DataFrame([_diagnose(constraint, data) for constraint in constraints])
 
 
+def steering(system: ConstraintSystem, values: Tensor, equation_scale: PerEquation) -> Tensor:
+    """Which equations the rows do not obey, so that synthetic rows are steered there, shape (equation,), bool.
+
+    Args:
+        system: the constraints.
+        values: constrained columns of the training rows, shape (row, column).
+        equation_scale: norm of each equation's gradient by standardised columns.
+    """
+    violation = system.violation(system.residual(values))
+    share = (violation <= system.tolerance).double().mean(0)
+    distance = violation / equation_scale
+    equality = system.lower == system.upper
+    enough = torch.where(equality, MOSTLY, ALMOST_ALL)
+    near = torch.where(equality, distance.quantile(0.5, dim=0), distance.quantile(ALMOST_ALL, dim=0))
+    return (share < enough) & (near > NEAR)
+
+
 def sentence(found: Any) -> str:
     """A row of the diagnosis, as `itertuples` gives it, in words."""
+    worst = f' (worst rows: {", ".join(map(str, found.worst_rows))})' if found.worst_rows else ''
     return (
-        f'{found.constraint}: {found.share_feasible:.1%} of the training rows within {found.tolerance:.3g} {found.unit}'
-        f'; violation median {found.violation_median:.3g}, largest {found.violation_max:.3g} {found.unit}.'
+        f'{found.constraint} ({found.kind}): {found.share_feasible:.1%} of the training rows within '
+        f'{found.tolerance:.3g} {found.unit}; violation median {found.violation_median:.3g}, largest '
+        f'{found.violation_max:.3g} {found.unit}{worst}.'
     )
 
 
@@ -64,7 +107,7 @@ def refuse_contradictions(constraints: Iterable[Constraint], given: pd.DataFrame
             continue
         system = ConstraintSystem([constraint], rows)
         violation = system.violation(system.residual(system.values(rows)))
-        excess, worst = (violation / system.tolerance).max(dim=1)
+        excess, worst = system.worst(violation)
         broken = (~(excess <= 1)).nonzero()[:, 0].tolist()
         if broken:
             equation = system.equations[int(worst[broken[0]])]
@@ -80,36 +123,60 @@ def _diagnose(constraint: Constraint, data: pd.DataFrame) -> dict[str, Any]:
     check_form(constraint)
     constraint.require(data.columns)
     for name in constraint.columns:
-        finite_numbers(data[name], constraint.name)
+        reading = Reading.of(data[name])
+        if not reading.discrete:
+            moments = pd.Series(reading.values(data[name]), data.index, name=name)
+            finite_numbers(moments if reading.moment else data[name], constraint.name)
     system = ConstraintSystem([constraint], data)
-    violation = system.violation(system.finite_residual(data))
-    in_tolerances = violation / system.tolerance
-    excess, worst = in_tolerances.max(dim=1)
+    residual = system.finite_residual(data)
+    violation = system.violation(residual)
+    excess, worst = system.worst(violation)
     # The equation in which most rows are worst speaks for the constraint: its unit is the one reported.
-    equation = system.equations[int(worst.mode().values)]
-    own = violation[:, int(worst.mode().values)]
+    speaker = int(worst.mode().values)
+    equation = system.equations[speaker]
     same_unit = [each.unit == equation.unit for each in system.equations]
+    by_excess = excess.argsort(descending=True, stable=True)[: min(NUM_WORST, int((excess > 1).sum()))]
     found: dict[str, Any] = {
         'constraint': constraint.name,
+        'kind': LEARNED,
         'unit': equation.unit,
         'tolerance': equation.tolerance,
         'share_feasible': float((excess <= 1).double().mean()),
-        'violation_median': float(own.median()),
+        'violation_median': float(violation[:, speaker].median()),
         'violation_max': float(violation[:, same_unit].max()),
+        'worst_rows': data.index[by_excess.numpy()].tolist(),
     }
     if found['share_feasible'] < FEW and float(excess.median()) > GROSS:
-        raise ConstraintMismatchError(
-            f'{constraint.name} holds in {int((excess <= 1).sum()) or "none"} of the {len(data)} training rows: the '
-            f'median violation of {equation.name!r} is {found["violation_median"]:.4g} {equation.unit}, its tolerance '
-            f'{equation.tolerance:.4g} {equation.unit}. {_likely_cause(constraint, system, data)}'
-        )
+        cause = _likely_cause(constraint, system, data)
+        if cause or _out_of_reach(system, residual):
+            raise ConstraintMismatchError(
+                f'{constraint.name} holds in {int((excess <= 1).sum()) or "none"} of the {len(data)} training rows: '
+                f'the median violation of {equation.name!r} is {found["violation_median"]:.4g} {equation.unit}, its '
+                f'tolerance {equation.tolerance:.4g} {equation.unit}. {cause or UNEXPLAINED}'
+            )
+    values = system.values(data)
+    if steering(system, values, Linearisation(system, values).equation_scale).any():
+        found['kind'] = STEERING
     return found
 
 
+UNEXPLAINED = (
+    'No row comes near it. Check the units and signs of its columns; if the values were rounded or measured, give the '
+    'constraint a tolerance that allows it.'
+)
+
+
+def _out_of_reach(system: ConstraintSystem, residual: Residuals) -> bool:
+    """Whether limits lie farther beyond the rows' residuals than these are wide: no target for steering, a mistake."""
+    low, high = residual.amin(0), residual.amax(0)
+    width = high - low
+    return bool(((system.lower > high + width) | (system.upper < low - width)).any())
+
+
 def _likely_cause(constraint: Constraint, system: ConstraintSystem, data: pd.DataFrame) -> str:
-    """Which misreading, or which few together, would make the rows feasible."""
+    """Which misreading, or which few together, would make the rows feasible; empty if none."""
     known = list(constraint.misreadings())
-    table = TableView.from_dataframe(data, constraint.columns, constraint.name)
+    table = system.view(constraint, system.values(data))
     combinations = itertools.chain.from_iterable(
         itertools.combinations(known, number) for number in range(1, len(known) + 1)
     )
@@ -118,10 +185,7 @@ def _likely_cause(constraint: Constraint, system: ConstraintSystem, data: pd.Dat
             causes = ' and '.join(misreading.cause for misreading in combination)
             remedies = ' and '.join(misreading.remedy for misreading in combination)
             return f'Likely cause: {causes}. To mend it, {remedies}.'
-    return (
-        'Check the units and signs of its columns; if the values were rounded or measured, give the constraint a '
-        'tolerance that allows it.'
-    )
+    return ''
 
 
 def _feasible_when_reread(

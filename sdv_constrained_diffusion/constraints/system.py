@@ -1,15 +1,19 @@
 """Several constraints bound to one table: one stacked residual, one Jacobian, one verdict per row."""
 
+import dataclasses
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from sdv_constrained_diffusion._types import EquationMask, Jacobians, PerEquation, PerRow, Residuals, RowMask, Table
 from sdv_constrained_diffusion.constraints.base import Constraint, TableView, evaluate
+from sdv_constrained_diffusion.constraints.reading import Reading
 from sdv_constrained_diffusion.errors import ConstraintError
 
 
@@ -48,7 +52,8 @@ class ConstraintSystem:
 
         Args:
             constraints: the constraints.
-            example: at least one row of the table; tells the columns' order and the number of equations.
+            example: at least one row of the table; tells the columns' order, the number of equations, and the labels of
+                discrete columns.
 
         Raises:
             ColumnMissingError: a constraint reads a column that the table lacks.
@@ -60,9 +65,13 @@ class ConstraintSystem:
             constraint.require(example.columns)
         wanted = {name for constraint in self.constraints for name in constraint.columns}
         self.columns = tuple(name for name in example.columns if name in wanted)
-        self.equations = tuple(
-            equation for constraint in self.constraints for equation in _equations(constraint, example.head(1))
-        )
+        labels = {name for constraint in self.constraints for name in constraint.discrete}
+        self.readings = {name: Reading.of(example[name], name in labels) for name in self.columns}
+        self.discrete = torch.tensor([self.readings[name].discrete for name in self.columns], dtype=torch.bool)
+        first = self.values(example.head(1))
+        found = [_equations(constraint, self.view(constraint, first)) for constraint in self.constraints]
+        self.equations = tuple(itertools.chain.from_iterable(found))
+        self.owners = torch.tensor([place for place, own in enumerate(found) for _ in own])
         self._lower = torch.tensor([equation.lower for equation in self.equations], dtype=torch.float64)
         self._upper = torch.tensor([equation.upper for equation in self.equations], dtype=torch.float64)
         self._tolerance = torch.tensor([equation.tolerance for equation in self.equations], dtype=torch.float64)
@@ -84,7 +93,7 @@ class ConstraintSystem:
 
     def values(self, data: pd.DataFrame) -> Table:
         """The constrained columns of a table, shape (row, column) in the order of `columns`, float64."""
-        return TableView.from_dataframe(data, self.columns).values
+        return TableView.from_dataframe(data, self.columns, readings=self.readings).values
 
     def residual(self, values: Table) -> Residuals:
         """All equations' residuals, each in its own unit.
@@ -95,7 +104,7 @@ class ConstraintSystem:
         Returns:
             shape (row, equation) in the order of `equations`.
         """
-        return torch.cat([evaluate(each, self._view(each, values)) for each in self.constraints], dim=1)
+        return torch.cat([evaluate(each, self.view(each, values)) for each in self.constraints], dim=1)
 
     def finite_residual(self, data: pd.DataFrame) -> Residuals:
         """The residuals of a table's rows, shape (row, equation), which all must be finite.
@@ -118,11 +127,11 @@ class ConstraintSystem:
         """Derivative of every residual by every constrained column, shape (row, equation, column)."""
         blocks = []
         for constraint in self.constraints:
-            own = constraint.jacobian(self._view(constraint, values))
+            own = constraint.jacobian(self.view(constraint, values))
             block = values.new_zeros(own.shape[0], own.shape[1], len(self.columns))
             block[:, :, [self.columns.index(name) for name in constraint.columns]] = own
             blocks.append(block)
-        return torch.cat(blocks, dim=1)
+        return torch.cat(blocks, dim=1).masked_fill(self.discrete, 0)
 
     def deviation(self, residual: Residuals) -> Residuals:
         """Signed distance of residuals from their feasible interval, zero inside it."""
@@ -144,9 +153,23 @@ class ConstraintSystem:
         """True for rows that obey every equation within its tolerance; NaN is never feasible."""
         return self.excess(values) <= 1
 
-    def _view(self, constraint: Constraint, values: Table) -> TableView:
+    def worst(self, violation: Residuals) -> tuple[PerRow, Int[Tensor, ' row']]:
+        """Each row's largest violation in units of the equation's tolerance, and the number of that equation."""
+        excess, equation = (violation / self._tolerance).max(dim=1)
+        return excess, equation
+
+    def view(self, constraint: Constraint, values: Table) -> TableView:
+        """What one of the constraints reads of rows, shape (row, column) in the order of `columns`."""
         positions = [self.columns.index(name) for name in constraint.columns]
-        return TableView(constraint.columns, values[:, positions], constraint.name)
+        readings = {name: self._reading_for(constraint, name) for name in constraint.columns}
+        return TableView(constraint.columns, values[:, positions], constraint.name, readings)
+
+    def _reading_for(self, constraint: Constraint, name: str) -> Reading:
+        """A column of numbers that another constraint reads as labels is still numbers for this one."""
+        reading = self.readings[name]
+        if reading.categories is None and name not in constraint.discrete:
+            return dataclasses.replace(reading, discrete=False)
+        return reading
 
 
 def check_form(constraint: object) -> None:
@@ -176,9 +199,9 @@ def _refuse_repeated(constraint: Constraint) -> None:
         )
 
 
-def _equations(constraint: Constraint, example: pd.DataFrame) -> list[Equation]:
+def _equations(constraint: Constraint, example: TableView) -> list[Equation]:
     """The scalar equations of one constraint, counted on an example row."""
-    residual = evaluate(constraint, TableView.from_dataframe(example, constraint.columns, constraint.name))
+    residual = evaluate(constraint, example)
     number = residual.shape[1]
     if not number:
         raise ConstraintError(f'{constraint.name}.residual must return at least one equation; it returned none.')

@@ -23,7 +23,7 @@ class GradientGuidance(GuidedDenoiser):
             return values
         with torch.enable_grad():
             v = values.detach().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(chord.deviation(v).square().sum(), v)
+            half = torch.autograd.grad(chord.system.residual(v), v, deviation / chord.equation_scale**2)[0]
         alpha, sigma = self.schedule.noise(t[:, None])
         lambda_t = self.guidance_scale * alpha**2 / (alpha**2 + sigma**2) / (2 * chord.norm**2)
-        return values - (lambda_t * chord.scale**2 * gradient).masked_fill(fixed, 0)
+        return values - (lambda_t * chord.scale**2 * 2 * half).masked_fill(fixed, 0)

@@ -3,10 +3,13 @@
 import abc
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from sdv_constrained_diffusion._types import ColumnMask, FeatureMask, PerRow, Residuals, Rows, Table, Times
 from sdv_constrained_diffusion.diffusion.denoiser import Denoiser
 from sdv_constrained_diffusion.guidance.chord import Chord
+from sdv_constrained_diffusion.guidance.columns import GuidedColumns
 from sdv_constrained_diffusion.tabular.encoder import TableEncoder
 
 CLEAR = 5.0
@@ -21,7 +24,14 @@ class GuidedDenoiser(Denoiser):
         guidance_scale: strength of the correction.
     """
 
-    def __init__(self, denoiser: Denoiser, encoder: TableEncoder, chord: Chord, guidance_scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        encoder: TableEncoder,
+        chord: Chord,
+        guidance_scale: float = 1.0,
+        left_alone: Bool[Tensor, ' equation'] | None = None,
+    ) -> None:
         """Keeps the parts.
 
         Args:
@@ -29,12 +39,16 @@ class GuidedDenoiser(Denoiser):
             encoder: the whole table's encoder; its constrained columns are selected here.
             chord: the constraints and their linearisation at the mean row.
             guidance_scale: strength of the correction; 1 is the method's natural step.
+            left_alone: inequalities that rows are not moved to; none by default.
         """
         super().__init__()
         self._denoiser, self.schedule, self.masking = denoiser, denoiser.schedule, denoiser.masking
         self.conditional = denoiser.conditional
-        self._encoder = encoder.select(chord.system.columns)
+        self._columns = GuidedColumns(encoder, chord.system)
         self.chord, self.guidance_scale = chord, guidance_scale
+        self._left_alone = torch.zeros_like(chord.equation_scale, dtype=torch.bool)
+        if left_alone is not None:
+            self._left_alone = left_alone
 
     @abc.abstractmethod
     def correct(self, values: Table, deviation: Residuals, fixed: ColumnMask, t: Times) -> Table:
@@ -58,21 +72,20 @@ class GuidedDenoiser(Denoiser):
         alpha, sigma = self.schedule.noise(t)
         clear = alpha >= CLEAR * sigma
         if clear.any():
-            values = self._encoder.decode(x0_hat[clear])
-            fixed = self._encoder.point_masses(values)
-            if known is not None:
-                fixed = fixed | self._encoder.known_columns(known[clear])
+            values = self._columns.read(x0_hat[clear])
+            fixed = self._columns.fixed(values, None if known is None else known[clear])
             deviation = self._deviation(values)
             corrected = self.correct(values, deviation, fixed, t[clear])
             # The one Jacobian does not serve every row of a curved law. NaN counts as no help.
             helps = self._size(self._deviation(corrected)) < self._size(deviation)
-            replaced = self._encoder.replace(x0_hat[clear], corrected, ~fixed & helps[:, None])
+            replaced = self._columns.write(x0_hat[clear], corrected, ~fixed & helps[:, None])
             # Not in place: the estimate belongs to the denoiser, which may hand out its input or a constant.
             x0_hat = x0_hat.index_put((clear,), replaced)
         return x0_hat
 
     def _deviation(self, values: Table) -> Residuals:
-        return self.chord.system.deviation(self.chord.system.residual(values))
+        system = self.chord.system
+        return system.deviation(system.residual(values)).masked_fill(self._left_alone, 0)
 
     def _size(self, deviation: Residuals) -> PerRow:
         return (deviation / self.chord.equation_scale).norm(dim=1)

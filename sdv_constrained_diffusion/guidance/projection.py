@@ -7,8 +7,6 @@ Jacobian of their own. Every row ends with a code; the caller redraws what faile
 import enum
 from dataclasses import dataclass
 
-import numpy as np
-import pandas as pd
 import torch
 
 from sdv_constrained_diffusion._types import ColumnMask, Jacobians, PerRow, Residuals, RowCodes, Table
@@ -28,6 +26,8 @@ class ResultCode(enum.IntEnum):
     """No column that may move changes the residual: too many columns are fixed."""
     NOT_FINITE = 3
     """The residual is NaN or infinite: the row lies outside the constraint's domain."""
+    REFUSED = 4
+    """The row breaks an inequality that rows are not moved to: draw another row."""
 
 
 @dataclass(frozen=True)
@@ -43,44 +43,6 @@ class Projected:
     values: Table
     codes: RowCodes
     displacement: PerRow
-
-
-class ProjectionRecord:
-    """What projections did to the rows of several batches; the rows themselves are not kept."""
-
-    def __init__(self) -> None:
-        """Starts empty."""
-        self._codes = [torch.zeros(0, dtype=torch.int64)]
-        self._moves = [torch.zeros(0, dtype=torch.float64)]
-
-    def add(self, projected: Projected) -> None:
-        """Takes a batch down."""
-        self._codes.append(projected.codes)
-        self._moves.append(projected.displacement)
-
-    @property
-    def num_rows(self) -> int:
-        """Rows projected so far."""
-        return sum(map(len, self._codes))
-
-    def failures(self) -> dict[str, int]:
-        """How many rows failed, by the name of their `ResultCode`."""
-        codes = torch.cat(self._codes)
-        return {ResultCode(code).name: int((codes == code).sum()) for code in codes.unique().tolist() if code}
-
-    def summary(self) -> pd.DataFrame:
-        """One row: `num_rows`, `num_replaced`, `displacement_median`, `displacement_p99`, `displacement_max`."""
-        kept = torch.cat(self._moves)[torch.cat(self._codes) == ResultCode.CONVERGED].numpy()
-        median, p99, largest = np.quantile(kept, [0.5, 0.99, 1.0]) if len(kept) else [np.nan] * 3
-        return pd.DataFrame(
-            {
-                'num_rows': [self.num_rows],
-                'num_replaced': [sum(self.failures().values())],
-                'displacement_median': [median],
-                'displacement_p99': [p99],
-                'displacement_max': [largest],
-            }
-        )
 
 
 def project(chord: Chord, values: Table, fixed: ColumnMask, chord_steps: int = 12, newton_steps: int = 30) -> Projected:

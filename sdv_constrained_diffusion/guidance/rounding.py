@@ -1,80 +1,116 @@
-"""Projection of rows whose columns have few decimals: the rounded row is the one that is judged.
+"""Projection of rows whose columns stand on steps, such as cents or days: the rounded row is the one that is judged.
 
-Columns are rounded one after the other, those first whose last decimal moves the equations most; after each, the
-columns that are not yet rounded are projected again, so that the last and finest take up what rounding left over.
+Columns are rounded one after the other, those first whose step moves the equations most; after each, the columns that
+are not yet rounded are projected again, so that the last and finest take up what rounding left over.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sdv_constrained_diffusion._types import ColumnMask, Table
+from sdv_constrained_diffusion.constraints.system import ConstraintSystem
 from sdv_constrained_diffusion.guidance.chord import Chord, standardised_move
 from sdv_constrained_diffusion.guidance.projection import Projected, ResultCode, project
 
 MOST_DECIMALS = 10
 """Columns of more decimals are not rounded at all."""
 
+DECIMALS = [10.0**-number for number in range(MOST_DECIMALS + 1)]
+"""Steps of numbers, the widest first."""
+
+MOMENTS = [86400.0, 3600.0, 60.0, *DECIMALS[:7]]
+"""Steps of moments in seconds, the widest first."""
+
 TRIAL_ROWS = 256
 SHAKEN = 0.1
 """The trial moves training rows by this many column standard deviations."""
 
 ENOUGH = 0.9
-"""Share of the trial's rows that must be found on their decimals again, or no column is rounded."""
+"""Share of the trial's rows that must be found on their steps again, or no column of the same laws is rounded."""
 
-Decimals = Sequence[int | None]
-"""Of each column; None for one that is not rounded."""
-
-
-def observed_decimals(values: Table) -> list[int | None]:
-    """The fewest decimals of each column that leave all its values as they are, None for more than `MOST_DECIMALS`."""
-    found: list[int | None] = []
-    for column in values.numpy().T:
-        fewest = (number for number in range(MOST_DECIMALS + 1) if (np.round(column, number) == column).all())
-        found.append(next(fewest, None))
-    return found
+Steps = Sequence[float | None]
+"""Of each column: the distance between its values, such as 0.01; None for one that is not rounded."""
 
 
-def attainable_decimals(chord: Chord, values: Table) -> list[int | None]:
-    """The observed decimals if rows can be brought onto them, else None for all columns.
+def rounded(column: np.ndarray, step: float) -> np.ndarray:
+    """The nearest multiples of a step, shape (row,)."""
+    return np.round(column / step) * step if step > 1 else np.round(column, round(-np.log10(step)))
 
-    Training rows are shaken and projected; equations that hold on rounded rows by chance only are found out so.
+
+def observed_step(column: np.ndarray, moment: bool = False) -> float | None:
+    """The widest step of a column, shape (row,), on which all its values stand; None if there is none.
+
+    Args:
+        column: numbers, or moments in seconds.
+        moment: whether they are moments, which stand on days, hours and minutes, too.
+    """
+    return next((step for step in (MOMENTS if moment else DECIMALS) if (rounded(column, step) == column).all()), None)
+
+
+def attainable_steps(chord: Chord, values: Table, steps: Steps) -> list[float | None]:
+    """The steps of those columns whose laws rows can obey on them; None for the others.
+
+    Training rows are shaken and projected; equations that hold on rounded rows by chance only are found out so. Laws
+    that share no column are judged apart.
 
     Args:
         chord: the constraints and their linearisation.
         values: constrained columns of the training rows.
+        steps: on which the columns stand in the training rows.
     """
-    decimals = observed_decimals(values)
     few = values[:TRIAL_ROWS]
     noise = torch.randn(few.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     shaken = few + SHAKEN * chord.scale * noise
-    tried = project_rounded(chord, shaken, torch.zeros_like(shaken, dtype=torch.bool), decimals)
-    share = float((tried.codes == ResultCode.CONVERGED).double().mean())
-    return decimals if share >= ENOUGH else [None] * len(decimals)
+    tried = project_rounded(chord, shaken, torch.zeros_like(shaken, dtype=torch.bool), steps).values
+    obeyed = chord.system.violation(chord.system.residual(tried)) <= chord.system.tolerance
+    found: list[float | None] = list(steps)
+    for equations, columns in _separate_laws(chord.system):
+        if obeyed[:, equations].all(1).double().mean() < ENOUGH:
+            for column in columns:
+                found[column] = None
+    return found
 
 
-def project_rounded(chord: Chord, values: Table, fixed: ColumnMask, decimals: Decimals) -> Projected:
-    """As `project`, but columns with decimals are rounded to them.
+def project_rounded(chord: Chord, values: Table, fixed: ColumnMask, steps: Steps) -> Projected:
+    """As `project`, but columns with a step are rounded to it.
 
     Args:
         chord: the constraints and their linearisation.
         values: constrained columns, shape (row, column), float64.
         fixed: columns that may not move, shape (row, column); they are not rounded either.
-        decimals: of each column.
+        steps: of each column.
     """
     projected = project(chord, values, fixed)
     # A constant column does not move, so it stands where it should.
     varies = (chord.scale > 0).tolist()
-    rounded = {place: number for place, number in enumerate(decimals) if number is not None and varies[place]}
-    if not rounded:
+    stepped = {place: step for place, step in enumerate(steps) if step is not None and varies[place]}
+    if not stepped:
         return projected
     current, held = projected.values.clone(), fixed.clone()
-    for place in sorted(rounded, key=lambda each: -float(chord.sensitivity[each]) * 10.0 ** -rounded[each]):
-        column = torch.from_numpy(np.round(current[:, place].numpy(), rounded[place]))
+    for place in sorted(stepped, key=lambda each: -float(chord.sensitivity[each]) * stepped[each]):
+        column = torch.from_numpy(rounded(current[:, place].numpy(), stepped[place]))
         current[:, place] = torch.where(held[:, place], current[:, place], column)
         held[:, place] = True
         current = project(chord, current, held).values
     feasible = chord.system.feasible(current)
     codes = torch.where(feasible, int(ResultCode.CONVERGED), projected.codes.clamp(min=int(ResultCode.MAX_STEPS)))
     return Projected(current, codes, standardised_move(current, values, chord.scale))
+
+
+def _separate_laws(system: ConstraintSystem) -> list[tuple[Tensor, set[int]]]:
+    """Laws that share columns, labels aside, together: the mask of their equations, and their columns' places."""
+    groups: list[tuple[set[int], set[int]]] = []
+    for number, constraint in enumerate(system.constraints):
+        laws, columns = {number}, {system.columns.index(name) for name in constraint.columns}
+        columns -= set(system.discrete.nonzero()[:, 0].tolist())
+        apart = []
+        for other_laws, other_columns in groups:
+            if columns & other_columns:
+                laws, columns = laws | other_laws, columns | other_columns
+            else:
+                apart.append((other_laws, other_columns))
+        groups = [*apart, (laws, columns)]
+    return [(torch.isin(system.owners, torch.tensor(sorted(laws))), columns) for laws, columns in groups]

@@ -253,7 +253,7 @@ class PowerFlow(Constraint):
         position = {name: index for index, name in enumerate(table.names)}
         factors = torch.ones_like(table.values[0])
         factors[[position[name] for name in names]] = factor
-        return TableView(table.names, table.values * factors, self.name)
+        return table.with_values(table.values * factors)
 
     def _positions(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         first, fused = self.grid.representative, self.grid.fused

@@ -11,8 +11,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from sdv_constrained_diffusion.constraints.base import Constraint
+from sdv_constrained_diffusion.constraints.feasibility import violations as violations_of
 from sdv_constrained_diffusion.errors import DataError
-from sdv_constrained_diffusion.report.feasibility import violations as violations_of
 
 REAL = '#333333'
 PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from sdv_constrained_diffusion.constraints.base import Constraint
+from sdv_constrained_diffusion.constraints.feasibility import feasibility, share_feasible
 from sdv_constrained_diffusion.report.classifier import auc_score, column_aucs, real_or_synthetic_auc
 from sdv_constrained_diffusion.report.comparison import Comparison
-from sdv_constrained_diffusion.report.feasibility import feasibility, share_feasible
 
 SHAPES, PAIRS, ALL_PAIRS = 'Column Shapes', 'Column Pair Trends', 'Column Pair Trends (all pairs)'
 VALIDITY, STRUCTURE = 'Data Validity', 'Data Structure'

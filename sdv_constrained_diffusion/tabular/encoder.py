@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
+from sdv_constrained_diffusion._categories import Categories
 from sdv_constrained_diffusion._layout import Layout
 from sdv_constrained_diffusion._numbers import finite_numbers
 from sdv_constrained_diffusion._types import Codes, ColumnMask, FeatureMask, Rows, Table
 from sdv_constrained_diffusion.errors import DataError
-from sdv_constrained_diffusion.tabular.categories import Categories
 from sdv_constrained_diffusion.tabular.columns import AffineCodec, ColumnCodec, ConstantCodec, DiscreteCodec
 from sdv_constrained_diffusion.tabular.inflated import InflatedCodec
 from sdv_constrained_diffusion.tabular.masses import ROUNDING, SOLVER_DIGITS, exact_values, is_constant, observed_levels
@@ -109,6 +110,18 @@ class TableEncoder:
     def num_features(self) -> int:
         """Width of a row in model space."""
         return self.layout.num_features
+
+    def levels(self, name: str) -> np.ndarray | None:
+        """What the codes of a discrete column stand for, shape (level,); None for a column of numbers."""
+        return self._categories[name].levels if name in self._categories else None
+
+    def numbers_of_columns(self) -> Int[Tensor, ' column']:
+        """Which number of model space each column owns, -1 for none."""
+        places = torch.full((len(self.columns),), -1)
+        for part in self._parts:
+            if part.numbers:
+                places[part.columns] = torch.tensor(part.numbers)
+        return places
 
     def select(self, columns: Sequence[str]) -> 'TableEncoder':
         """The part of this encoder that reads and writes the named columns of the same model space."""

@@ -21,7 +21,7 @@ from sdv_constrained_diffusion.guidance.projection import ResultCode, project
 from sdv_constrained_diffusion.power.constraints import PowerFlow
 from sdv_constrained_diffusion.power.grid import solved_row
 
-OK, MAX_STEPS, SINGULAR, NOT_FINITE = (int(code) for code in ResultCode)
+OK, MAX_STEPS, SINGULAR, NOT_FINITE, _ = (int(code) for code in ResultCode)
 
 
 def law(function, columns=('x', 'y'), **data):

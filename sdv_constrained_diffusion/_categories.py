@@ -34,25 +34,28 @@ class Categories:
             observed = observed.sort_values()
         return cls(column.name, observed.tolist(), bool(column.isna().any()))
 
+    def find(self, column: pd.Series) -> np.ndarray:
+        """The code of each value, -1 for values that were not observed at fit, shape (row,), int64."""
+        missing = column.isna().to_numpy()
+        codes = self._index.get_indexer(column.astype(object).to_numpy())
+        return np.where(missing, len(self._index) if self.has_missing else -1, codes).astype('int64')
+
     def codes(self, column: pd.Series) -> np.ndarray:
         """The code of each value, shape (row,), int64.
 
         Raises:
             DataError: a value was not observed at fit.
         """
-        missing = column.isna().to_numpy()
-        codes = self._index.get_indexer(column.astype(object).to_numpy())
-        codes = np.where(missing, len(self._index), codes)
-        unseen = (codes < 0) | (missing & (not self.has_missing))
-        if unseen.any():
-            value = column.astype(object).iloc[int(unseen.argmax())]
+        codes = self.find(column)
+        if (codes < 0).any():
+            value = column.astype(object).iloc[int((codes < 0).argmax())]
             value = value.item() if isinstance(value, np.generic) else value
             shown = ', '.join(map(repr, self._index[:10].tolist())) + (', ...' if len(self._index) > 10 else '')
             raise DataError(
                 f'Column {self.name!r} cannot be {value!r}: no training row has this value, and categories are drawn, '
                 f'never invented. Take one of {shown}.'
             )
-        return codes.astype('int64')
+        return codes
 
     def values(self, codes: np.ndarray) -> np.ndarray:
         """The values of codes, shape (row,), dtype object."""

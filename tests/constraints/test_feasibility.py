@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 
 from sdv_constrained_diffusion.constraints.base import constraint
+from sdv_constrained_diffusion.constraints.feasibility import COLUMNS, feasibility, share_feasible, violations
 from sdv_constrained_diffusion.errors import ColumnMissingError, DataError
-from sdv_constrained_diffusion.report.feasibility import COLUMNS, feasibility, share_feasible, violations
 
 
 @constraint(columns=['gen_mw', 'load_mw'], tolerance=0.5, unit='MW')

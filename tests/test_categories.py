@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sdv_constrained_diffusion._categories import Categories
 from sdv_constrained_diffusion.errors import DataError
-from sdv_constrained_diffusion.tabular.categories import Categories
 
 EVE, DAY = datetime.date(2019, 12, 31), datetime.date(2020, 1, 1)
 

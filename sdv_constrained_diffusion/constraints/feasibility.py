@@ -1,6 +1,7 @@
 """How well a delivered table obeys its constraints: violations per equation, in physical units."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,12 @@ from sdv_constrained_diffusion.errors import DataError
 
 COLUMNS = ('constraint', 'equation', 'unit', 'tolerance', 'max', 'p99', 'mean', 'share_within_tolerance')
 """The columns of `feasibility`."""
+
+BY_CONSTRAINT = ('constraint', 'unit', 'tolerance', 'share_within_tolerance', 'max', 'p99', 'mean', 'worst_rows')
+"""The columns of `by_constraint`."""
+
+NUM_WORST = 3
+"""Rows that are named as the worst."""
 
 
 def violations(constraints: Iterable[Constraint], data: pd.DataFrame) -> tuple[tuple[Equation, ...], np.ndarray]:
@@ -67,6 +74,47 @@ def feasibility(constraints: Iterable[Constraint], data: pd.DataFrame) -> pd.Dat
             'share_within_tolerance': (violation <= tolerance).mean(axis=0),
         }
     )[list(COLUMNS)]
+
+
+def by_constraint(constraints: Iterable[Constraint], data: pd.DataFrame) -> pd.DataFrame:
+    """Statistics of the violations of a table, one line per constraint.
+
+    Args:
+        constraints: the constraints; may be none.
+        data: the table as it is delivered, at least one row, physical units.
+
+    Returns:
+        `constraint`; `unit` and `tolerance` of the equation that is missed most in units of its tolerance;
+        `share_within_tolerance`, of rows that obey all equations; `max`, `p99` and `mean` over rows of the largest
+        violation of the equations in that unit; `worst_rows`, up to three index labels of rows outside the tolerance,
+        the worst first. A row with a missing number is outside every tolerance, and makes the statistics NaN.
+
+    Raises:
+        DataError, ColumnMissingError, ConstraintError: as in `violations`.
+    """
+    return pd.DataFrame([_of_constraint(each, data) for each in constraints], columns=list(BY_CONSTRAINT))
+
+
+def _of_constraint(constraint: Constraint, data: pd.DataFrame) -> tuple[Any, ...]:
+    equations, violation = violations([constraint], data)
+    tolerance = np.array([equation.tolerance for equation in equations])
+    excess = violation / tolerance
+    # NaN counts as the largest.
+    worst = equations[int(np.argmax(np.nan_to_num(excess, nan=np.inf).max(axis=0)))]
+    same_unit = [equation.unit == worst.unit for equation in equations]
+    largest = violation[:, same_unit].max(axis=1)
+    by_row = np.nan_to_num(excess, nan=np.inf).max(axis=1)
+    broken = np.argsort(-by_row, kind='stable')[: min(NUM_WORST, int((by_row > 1).sum()))]
+    return (
+        constraint.name,
+        worst.unit,
+        worst.tolerance,
+        float((by_row <= 1).mean()),
+        float(largest.max()),
+        float(np.percentile(largest, 99)),
+        float(largest.mean()),
+        data.index[broken].tolist(),
+    )
 
 
 def share_feasible(constraints: Iterable[Constraint], data: pd.DataFrame) -> float:

@@ -1,0 +1,157 @@
+"""How a residual reads the columns of a DataFrame: numbers as they are, moments in seconds, the rest as labels."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sdv_constrained_diffusion._categories import Categories
+from sdv_constrained_diffusion.errors import ConstraintError
+
+NANOSECONDS = 1e9
+"""In a second; moments are seconds since 1970-01-01, good to a quarter of a microsecond in float64."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How one column becomes float64.
+
+    Attributes:
+        moment: whether it holds moments (datetime64), which are read in seconds since 1970-01-01.
+        discrete: whether it is read as labels, which have no derivative and never move.
+        categories: of labels that are no numbers: what their codes stand for.
+    """
+
+    moment: bool = False
+    discrete: bool = False
+    categories: Categories | None = None
+
+    @classmethod
+    def of(cls, column: pd.Series, discrete: bool = False) -> 'Reading':
+        """Judges a column by its dtype.
+
+        Args:
+            column: all values that can occur.
+            discrete: read numbers as labels, too.
+        """
+        column = column.infer_objects()
+        if pd.api.types.is_datetime64_any_dtype(column.dtype):
+            return cls(moment=True, discrete=discrete)
+        if pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype):
+            return cls(discrete=discrete)
+        return cls(discrete=True, categories=Categories.fit(column))
+
+    def values(self, column: pd.Series) -> np.ndarray:
+        """A column as float64, shape (row,): NaN where missing, -1 for a label that did not occur."""
+        if self.categories is not None:
+            return self.categories.find(column).astype('float64')
+        if self.moment:
+            return in_seconds(column)
+        return column.to_numpy(dtype='float64', na_value=np.nan)
+
+    def written(self, values: np.ndarray) -> Any:
+        """The opposite, for columns that can move: float64, or datetime64 in nanoseconds."""
+        return _moments(values) if self.moment else values
+
+
+class Labels:
+    """A discrete column as a residual reads it: which label each row holds.
+
+    It answers `==`, `!=` and `isin` with True or False per row, and `map` with a number per row. Labels have no
+    derivative and no arithmetic.
+
+    Attributes:
+        codes: the labels by number, shape (row,); of a column of numbers these numbers themselves.
+    """
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, name: str, codes: Tensor, categories: Categories | None) -> None:
+        """Keeps the codes and what they stand for; numbers stand for themselves."""
+        self._name, self.codes, self._categories = name, codes, categories
+
+    def __eq__(self, label: object) -> Tensor:  # type: ignore[override]
+        """True in rows that hold the label, shape (row,)."""
+        return self.codes == self._code(label)
+
+    def __ne__(self, label: object) -> Tensor:  # type: ignore[override]
+        """True in rows that hold another label, shape (row,)."""
+        return ~(self == label)
+
+    def isin(self, labels: Iterable[Any]) -> Tensor:
+        """True in rows that hold one of the labels, shape (row,)."""
+        return torch.stack([torch.zeros_like(self.codes, dtype=torch.bool), *(self == label for label in labels)]).any(
+            0
+        )
+
+    def map(self, numbers: Mapping[Any, float], default: float = float('nan')) -> Tensor:
+        """The number that each row's label stands for, shape (row,), float64.
+
+        Args:
+            numbers: label -> number.
+            default: for labels that are not among them; NaN makes a residual say so.
+        """
+        mapped = torch.full_like(self.codes, default, dtype=torch.float64)
+        for label, number in numbers.items():
+            mapped = torch.where(self == label, number, mapped)
+        return mapped
+
+    def _code(self, label: Any) -> float:
+        if isinstance(label, Labels):
+            self._refuse()
+        if self._categories is None:
+            return float(label)
+        code = int(self._categories.find(pd.Series([label], dtype=object))[0])
+        return float(code) if code >= 0 else float('nan')
+
+    def _example(self) -> str:
+        return '' if self._categories is None else f' such as {self._categories.levels[0]!r}'
+
+    def _refuse(self, *_: Any) -> NoReturn:
+        raise ConstraintError(
+            f'Column {self._name!r} is read as labels{self._example()}, which have no arithmetic. Compare them with a '
+            "label (==, !=, isin), or turn them into numbers: table.tariff.map({'day': 0.31, 'night': 0.24}). If the "
+            'column should hold numbers, convert it with pandas.to_numeric.'
+        )
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
+    __neg__ = __pow__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+
+
+def seconds(value: Any) -> Any:
+    """A moment or a span of time in seconds; anything else as it is.
+
+    Args:
+        value: a text such as '2024-01-31', a date, a Timestamp or a Timedelta.
+
+    Raises:
+        ConstraintError: the text is no moment.
+    """
+    if isinstance(value, pd.Timedelta | np.timedelta64):
+        return pd.Timedelta(value) / pd.Timedelta(seconds=1)
+    if not isinstance(value, str | pd.Timestamp | np.datetime64) and not hasattr(value, 'isoformat'):
+        return value
+    try:
+        return float(in_seconds(pd.Series([pd.Timestamp(value)]))[0])
+    except ValueError as error:
+        raise ConstraintError(
+            f'{value!r} is no moment: {error}. Write it as 2024-01-31 or 2024-01-31 12:30.'
+        ) from error
+
+
+def in_seconds(moments: pd.Series) -> np.ndarray:
+    """datetime64 -> seconds since 1970-01-01, NaN where missing, shape (row,)."""
+    whole, rest = np.divmod(moments.astype('datetime64[ns]').to_numpy().astype('int64'), int(NANOSECONDS))
+    return np.where(moments.isna(), np.nan, whole + rest / NANOSECONDS)
+
+
+def _moments(values: np.ndarray) -> np.ndarray:
+    """Seconds since 1970-01-01 -> datetime64 in nanoseconds; whole seconds exactly, the rest to a microsecond."""
+    missing = ~np.isfinite(values)
+    whole = np.floor(np.where(missing, 0.0, values))
+    micro = np.where(missing, np.timedelta64('NaT', 'us'), np.round((values - whole) * 1e6).astype('timedelta64[us]'))
+    return whole.astype('int64').astype('datetime64[s]').astype('datetime64[ns]') + micro
