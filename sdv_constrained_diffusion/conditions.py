@@ -19,6 +19,9 @@ ONE_MOMENT = pd.Timedelta(milliseconds=1)
 CANDIDATES = 1024
 """Candidates drawn at once where rows have to be matched."""
 
+PATIENCE = 2
+"""Tries after which values are suspected that no row can complete."""
+
 ROUNDS = 32
 """How often a row may get another candidate of one draw after a constraint has objected."""
 
@@ -34,6 +37,7 @@ def complete(
     constraints: Sequence[Any],
     max_tries: int,
     found: Callable[[int], Any],
+    stuck: Callable[[pd.DataFrame], Any],
 ) -> pd.DataFrame:
     """Draws rows until each of the given ones has been completed, or the tries are spent.
 
@@ -46,13 +50,16 @@ def complete(
         constraints: SDV's, which a candidate must obey once it has the given values.
         max_tries: how often candidates are drawn for the rows that are still missing.
         found: is told how many rows each try completed.
+        stuck: is shown the values that are still not completed after `PATIENCE` tries, once; it may refuse them.
 
     Returns:
         the completed rows, by the index of `given`; rows for which no candidate was found are missing.
     """
     serve = _serve_each if imposed or not matched else _serve_from_all
     pending, completed = np.arange(len(given)), [pd.DataFrame()]
-    for _ in range(max_tries):
+    for number in range(max_tries):
+        if number == PATIENCE:
+            stuck(given.iloc[pending])
         accepted = serve(given.iloc[pending], matched, draw, constraints)
         completed.append(accepted)
         found(len(accepted))

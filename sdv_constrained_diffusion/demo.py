@@ -131,13 +131,14 @@ def run_pjm5(
         tables, cpu_seconds = _draw(synthesizer, num_rows)
         projection = synthesizer.get_projection_summary().iloc[0]
     synthetic = tables[DELIVERED]
+    laws = synthesizer.constraint_report(synthetic)
     synthetic.to_parquet(out / 'synthetic.parquet')
 
     with clock.stage('independent check'):
         checked = verify_with_runpp(net, synthetic, num_rows=50, seed=seed)
     with clock.stage('report'):
         report = FidelityReport()
-        report.generate(real, synthetic, metadata, [constraint], held_out, verbose=False, seed=seed)
+        report.generate(real, synthetic, metadata, [constraint], held_out, False, seed, laws)
         figures = _paper_figures({REAL: held_out, **tables}, constraint, net)
 
     mismatch = {label: violations_of([constraint], table)[1] / net.sn_mva for label, table in tables.items()}

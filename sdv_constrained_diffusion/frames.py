@@ -33,6 +33,11 @@ def in_units(data: pd.DataFrame, dtypes: Mapping[str, Any]) -> pd.DataFrame:
     return data.astype({name: dtypes[name] for name in data.columns if _is_coarse(dtypes.get(name))})
 
 
+def moments_of(described: Mapping[str, Mapping[str, Any]]) -> dict[str, str | None]:
+    """The columns of moments of metadata's columns, and how they are written where they are text."""
+    return {name: each.get('datetime_format') for name, each in described.items() if each.get('sdtype') == 'datetime'}
+
+
 def read_moments(data: pd.DataFrame, formats: Mapping[str, str | None]) -> pd.DataFrame:
     """A shallow copy whose moments that are written as text are datetime64.
 

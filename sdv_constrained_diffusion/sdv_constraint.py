@@ -10,7 +10,7 @@ from sdv_constrained_diffusion.constraints.base import Constraint
 from sdv_constrained_diffusion.constraints.diagnosis import diagnose
 from sdv_constrained_diffusion.constraints.system import check_form
 from sdv_constrained_diffusion.errors import ConstraintError
-from sdv_constrained_diffusion.frames import read_moments, written_moments
+from sdv_constrained_diffusion.frames import moments_of, read_moments, written_moments
 from sdv_constrained_diffusion.guidance.finishing import Finisher
 
 
@@ -46,8 +46,7 @@ class _Projecting(SingleTableProgrammableConstraint):
     def fit(self, data: pd.DataFrame, metadata: Any) -> None:
         """Refuses rows that miss the constraints grossly, and linearises at the mean row."""
         (table,) = getattr(metadata, 'tables', {None: metadata}).values()
-        described = table.columns.items()
-        self._moments = {name: each.get('datetime_format') for name, each in described if each['sdtype'] == 'datetime'}
+        self._moments = moments_of(table.columns)
         data = read_moments(data, self._moments)
         diagnose(self.constraints, data)
         self._finisher = Finisher.fit(self.constraints, data)

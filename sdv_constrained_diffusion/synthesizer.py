@@ -44,6 +44,7 @@ from sdv_constrained_diffusion.frames import (
     in_nanoseconds,
     in_order,
     in_units,
+    moments_of,
     owned,
     read_moments,
     written_moments,
@@ -52,6 +53,10 @@ from sdv_constrained_diffusion.guidance.record import FinishingRecord
 from sdv_constrained_diffusion.model import DiffusionModel, Guidance
 
 LOGGER = logging.getLogger(__name__)
+
+CANDIDATES_FOR_ONE = 64
+MOST_SUSPECTS = 4
+"""Rows of fixed values for which `CANDIDATES_FOR_ONE` are drawn before they are called impossible."""
 
 MODELLED = ('numerical', 'datetime', *DISCRETE)
 """Sdtypes that are learned at all; SDV invents the values of the others."""
@@ -446,6 +451,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             [*self._chained_constraints, *self._reject_sampling_constraints],
             max_tries_per_batch,
             lambda number: progress_bar is not None and progress_bar.update(number),
+            self._refuse_impossible,
         )
         if output_file_path is not None and len(completed):
             path = Path(output_file_path)
@@ -465,6 +471,28 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
             return self.reverse_transform_constraints(self._data_processor.reverse_transform(drawn))
         finally:
             self._given = pd.DataFrame()
+
+    def _refuse_impossible(self, given: pd.DataFrame) -> None:
+        """Refuses fixed values with which no row can obey the constraints, as far as many candidates tell.
+
+        Raises:
+            ConstraintError: names the first row of them, and the equation that could not be obeyed.
+        """
+        if self._enforcement.finisher is None or not self.projection:
+            return
+        record = self._enforcement.record
+        for index in given.index[:MOST_SUSPECTS]:
+            self._enforcement.record = FinishingRecord()
+            asked = given.loc[[index] * CANDIDATES_FOR_ONE].reset_index(drop=True)
+            completed = self._draw_given(asked)
+            missed, self._enforcement.record = self._enforcement.record.nearest_miss, record
+            if completed.empty and missed:
+                raise ConstraintError(
+                    # SDV's error handling leaves errors alone that begin so.
+                    f'Unable to sample any rows for the given conditions: with those of row {index}, of '
+                    f'{CANDIDATES_FOR_ONE} candidates the nearest misses {missed}. Change the values, leave a column '
+                    'open, or remove the constraint.'
+                )
 
     def _known(self, given: pd.DataFrame) -> pd.DataFrame:
         """The columns of the processed table that given values determine."""
@@ -547,8 +575,7 @@ class ConstrainedDiffusionSynthesizer(BaseSingleTableSynthesizer):
 
     def _moments(self) -> dict[str, str | None]:
         """The columns of moments, and how they are written where they are text."""
-        described = self._described().items()
-        return {name: each.get('datetime_format') for name, each in described if each['sdtype'] == 'datetime'}
+        return moments_of(self._described())
 
     def _check_columns(self, constraints: Sequence[Constraint], available: Iterable[str]) -> None:
         """Refuses constraints on columns that are not there, or that SDV would invent rather than learn."""

@@ -112,12 +112,18 @@ class Bounds(Constraint):
 
     def __post_init__(self) -> None:
         self.columns = (self.column,)
+        self._as_given = {'lower': self.lower, 'upper': self.upper}
         self.lower, self.upper = seconds(self.lower), seconds(self.upper)
 
     @property
     def name(self) -> str:
         """The law in short, such as '0 <= age <= 120'."""
-        return _between(self.column, self.lower, self.upper)
+        return _between(self.column, self._as_given['lower'], self._as_given['upper'])
+
+    def parameters(self) -> dict[str, Any]:
+        """The fields; moments as text."""
+        limits = {name: _plain(limit) for name, limit in self._as_given.items()}
+        return {'column': self.column, **limits, 'tolerance': self.tolerance, 'unit': self.unit}
 
     def residual(self, table: TableView) -> Tensor:
         """The column itself, shape (row,)."""
@@ -275,9 +281,17 @@ def _sum(weights: Mapping[str, float]) -> str:
     return ' '.join(terms)
 
 
-def _between(middle: str, lower: float, upper: float) -> str:
+def _between(middle: str, lower: Any, upper: Any) -> str:
     if lower == upper:
-        return f'{middle} == {lower:g}'
-    below = f'{lower:g} <= ' if math.isfinite(lower) else ''
-    above = f' <= {upper:g}' if math.isfinite(upper) else ''
+        return f'{middle} == {_shown(lower)}'
+    below = f'{_shown(lower)} <= ' if lower != -math.inf else ''
+    above = f' <= {_shown(upper)}' if upper != math.inf else ''
     return f'{below}{middle}{above}'
+
+
+def _shown(limit: Any) -> str:
+    return f'{limit:g}' if isinstance(limit, int | float) else str(limit)
+
+
+def _plain(limit: Any) -> Any:
+    return limit if isinstance(limit, int | float) else str(limit)

@@ -61,7 +61,8 @@ class Linearisation:
         return self._jacobians[key]
 
     def _standardised(self, row: Tensor) -> Tensor:
-        return self.system.jacobian(row[None])[0] * self.scale
+        # Where a derivative is not finite the equation counts as flat: rows get Jacobians of their own then.
+        return (self.system.jacobian(row[None])[0] * self.scale).nan_to_num(0.0, 0.0, 0.0)
 
 
 def alike(*parts: Tensor) -> list[Tensor]:

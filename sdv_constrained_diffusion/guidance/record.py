@@ -1,10 +1,13 @@
 """What finishing did to the rows of several batches; the rows themselves are not kept."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import torch
 
-from sdv_constrained_diffusion._types import Table
+from sdv_constrained_diffusion._types import Residuals, Table
+from sdv_constrained_diffusion.constraints.system import ConstraintSystem
 from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.guidance.projection import Projected, ResultCode
 
@@ -18,6 +21,7 @@ class FinishingRecord:
         self._moves = [torch.zeros(0, dtype=torch.float64)]
         self._by_constraint: dict[int, list[torch.Tensor]] = {}
         self._broken: dict[int, int] = {}
+        self._nearest: tuple[float, str] = (math.inf, '')
 
     def add(self, chord: Chord, before: Table, projected: Projected) -> None:
         """Takes a batch down.
@@ -32,14 +36,23 @@ class FinishingRecord:
         system, converged = chord.system, projected.codes == ResultCode.CONVERGED
         varies = chord.scale > 0
         squares = ((projected.values - before)[converged] / torch.where(varies, chord.scale, 1.0)).square()
-        failed = projected.values[~converged]
-        broken = ~(system.violation(system.residual(failed)) <= system.tolerance)
+        # Rows that are refused are refused for what they were; projected, they would obey.
+        refused = (projected.codes == ResultCode.REFUSED)[:, None]
+        failed = torch.where(refused, before, projected.values)[~converged]
+        violation = system.violation(system.residual(failed))
+        broken = ~(violation <= system.tolerance)
+        self._look_for_nearest(system, violation)
         for place, constraint in enumerate(system.constraints):
             own = torch.tensor([name in constraint.columns for name in system.columns]) & varies
             moves = (squares[:, own].sum(1) / max(int(own.sum()), 1)).sqrt()
             self._by_constraint.setdefault(place, []).append(moves.float())
             missed = int(broken[:, system.owners == place].any(1).sum()) if len(failed) else 0
             self._broken[place] = self._broken.get(place, 0) + missed
+
+    @property
+    def nearest_miss(self) -> str:
+        """What the failed row that came nearest misses, and by how much; empty where no row failed."""
+        return self._nearest[1]
 
     @property
     def num_rows(self) -> int:
@@ -77,3 +90,13 @@ class FinishingRecord:
             median, p99 = np.quantile(moves, [0.5, 0.99]) if len(moves) else (np.nan, np.nan)
             lines.append((median, p99, self._broken.get(place, 0)))
         return pd.DataFrame(lines, columns=['displacement_median', 'displacement_p99', 'num_redrawn'])
+
+    def _look_for_nearest(self, system: ConstraintSystem, violation: Residuals) -> None:
+        if not len(violation):
+            return
+        excess, worst = system.worst(violation.nan_to_num(math.inf))
+        row = int(excess.argmin())
+        equation = system.equations[int(worst[row])]
+        if float(excess[row]) < self._nearest[0]:
+            said = f'{equation.name!r} by {float(violation[row, int(worst[row])]):.4g} {equation.unit}'
+            self._nearest = float(excess[row]), f'{said} (tolerance {equation.tolerance:.4g} {equation.unit})'

@@ -14,7 +14,9 @@ import sdmetrics
 from sdmetrics.reports import DiagnosticReport, QualityReport
 
 from sdv_constrained_diffusion.constraints.base import Constraint
+from sdv_constrained_diffusion.constraints.feasibility import by_constraint
 from sdv_constrained_diffusion.errors import DataError
+from sdv_constrained_diffusion.frames import moments_of, read_moments
 from sdv_constrained_diffusion.report.classifier import auc_standard_error
 from sdv_constrained_diffusion.report.comparison import Comparison, compare, one_table, one_table_metadata
 from sdv_constrained_diffusion.report.document import Document, Section, records, write_json
@@ -33,7 +35,12 @@ from sdv_constrained_diffusion.report.properties import (
     largest_excess,
     real_or_synthetic,
 )
-from sdv_constrained_diffusion.report.sections import comparison_section, property_figure, property_section
+from sdv_constrained_diffusion.report.sections import (
+    comparison_section,
+    constraint_section,
+    property_figure,
+    property_section,
+)
 
 NUM_MARGINALS = 12
 """Histograms on the page: the columns that score lowest beside their floor."""
@@ -58,6 +65,7 @@ class FidelityReport:
         self._properties: dict[str, Property] = {}
         self._info: dict[str, Any] = {}
         self._marginals: go.Figure | None = None
+        self._by_constraint = pd.DataFrame()
 
     def generate(
         self,
@@ -68,6 +76,7 @@ class FidelityReport:
         held_out_data: pd.DataFrame | Mapping[str, pd.DataFrame] | None = None,
         verbose: bool = True,
         seed: int = 0,
+        constraint_report: pd.DataFrame | None = None,
     ) -> None:
         """Compares the tables.
 
@@ -85,6 +94,9 @@ class FidelityReport:
                 play the two parts; a synthesizer that copies its rows is then not found out.
             verbose: whether to print the number of rows and the scores.
             seed: of the split, of the cuts to equal size and of the classifier.
+            constraint_report: what the synthesizer's `constraint_report(synthetic_data)` returned, to be shown: it
+                knows the kind of each constraint, how far rows were moved and how many were drawn again. Without it
+                the page has the violations only.
 
         Raises:
             DataError: a table is empty or has other columns than the metadata, or there are several tables.
@@ -100,12 +112,17 @@ class FidelityReport:
         say(f'Comparing {tables.num_rows} rows of each kind ...\n')
         found = _quality(tables) | _diagnostic(tables)
         found[CLASSIFIER] = real_or_synthetic(tables, seed)
+        by_law = constraint_report
         if constraints:
+            moments = moments_of(table['columns'])
+            real, synthetic = read_moments(real, moments), read_moments(synthetic, moments)
             found[CONSTRAINTS] = constraint_satisfaction(constraints, real, synthetic)
+            by_law = by_constraint(constraints, synthetic) if by_law is None else by_law
         for property_name, each in found.items():
             say(f'{property_name}: {each.score.score:.2%} (floor {each.score.floor:.2%})\n')
         # Nothing is kept until everything is there: a failed run leaves the report as it was.
         self._properties, self._marginals = found, _marginals(tables, found[SHAPES].details)
+        self._by_constraint = pd.DataFrame() if by_law is None else by_law.copy()
         self._info = {
             'report_type': type(self).__name__,
             'sdmetrics_version': sdmetrics.__version__,
@@ -149,6 +166,11 @@ class FidelityReport:
         """
         return property_figure(property_name, self._property(property_name))
 
+    def get_constraint_report(self) -> pd.DataFrame:
+        """One row per constraint: the `constraint_report` that `generate` was given, or the violations only."""
+        self._generated()
+        return self._by_constraint.copy()
+
     @property
     def mean_ks_complement(self) -> Beside:
         """Mean over the numeric columns of 1 - KS distance, beside its floor; NaN without numeric columns."""
@@ -185,6 +207,7 @@ class FidelityReport:
                 property_section(name, each, property_figure(name, each), self._marginals if name == SHAPES else None)
                 for name, each in self._generated().items()
             ),
+            *([] if self._by_constraint.empty else [constraint_section(self._by_constraint)]),
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -194,6 +217,7 @@ class FidelityReport:
             'info': self.get_info(),
             'summary': records(self.get_summary()),
             'properties': records(self.get_properties()),
+            'constraints': records(self.get_constraint_report()),
             'details': {name: records(each.details) for name, each in self._generated().items()},
         }
 

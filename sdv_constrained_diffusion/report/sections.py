@@ -45,6 +45,10 @@ PROSE = {
         When all are near 0.5 and the AUC of all columns is not, the difference lies in how columns go together.""",
     CONSTRAINTS: """How far the rows miss each equation, in the equation's own unit, and the share of rows within the
         tolerance. Every synthetic row is judged; the floor is the violation of the real rows themselves.""",
+    'Constraints': """What became of each constraint. Learned: the training rows obey it. Steering: they do not, and
+        rows were drawn towards it. Discovered: found in the training rows. The largest, 99th percentile and mean
+        violation are in its unit; the displacement is how far rows were moved in the end, root mean square over its
+        columns, in column standard deviations; rows that were drawn again broke it and are not in the table.""",
 }
 
 
@@ -99,6 +103,17 @@ def property_section(name: str, each: Property, figure: go.Figure, shapes: go.Fi
         details = details.rename(columns=lambda column: column.replace('_', ' '))
     caption = 'Most telling lines first' if len(details) > NUM_LINES else 'Details'
     return Section(name, PROSE[name], figures, [Table(caption, details, NUM_LINES)])
+
+
+def constraint_section(report: pd.DataFrame) -> Section:
+    """Each constraint on one line.
+
+    Args:
+        report: of `FidelityReport.get_constraint_report`, at least one row.
+    """
+    lines = report.assign(worst_rows=[', '.join(map(str, rows)) for rows in report['worst_rows']])
+    lines = lines.rename(columns=lambda column: column.replace('_', ' '))
+    return Section('Constraints', PROSE['Constraints'], tables=[Table('By constraint', lines)])
 
 
 def property_figure(name: str, each: Property) -> go.Figure:

@@ -58,7 +58,7 @@ def test_a_decorated_function_passes():
 def test_the_text_tells_every_finding():
     assert str(check_constraint(circle, circle_rows())).splitlines()[0] == 'circle: 1 equations on 8 rows'
     said = str(check_constraint(circle, circle_rows().assign(x=[9.0] * 2 + circle_rows()['x'].tolist()[2:])))
-    assert 'info 75.0% of the real rows within tolerance' in said
+    assert 'info learned: 75.0% of the real rows within tolerance' in said
     assert 'ok   rows are independent of each other' in said
     assert 'info rank 1 of 1' in said.splitlines()
 
