@@ -221,7 +221,7 @@ class ConditionalOn(Constraint):
 
     column: str
     value: Any
-    constraint: Constraint
+    constraint: Any
 
     def __post_init__(self) -> None:
         inner = self.constraint

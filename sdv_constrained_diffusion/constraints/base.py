@@ -45,6 +45,7 @@ class TableView:
         self._values = values
         self._who = who
         self._readings = readings
+        self._has_labels = any(reading.discrete for reading in readings.values())
 
     @classmethod
     def from_dataframe(
@@ -82,6 +83,8 @@ class TableView:
             if reading is not None and reading.discrete:
                 return Labels(key, self._values[:, place], reading.categories)
             return self._values[:, place]
+        if tuple(key) == self.names and not self._has_labels:
+            return self._values
         labels = [name for name in key if name in self._readings and self._readings[name].discrete]
         if labels:
             raise ConstraintError(

@@ -176,7 +176,7 @@ def _out_of_reach(system: ConstraintSystem, residual: Residuals) -> bool:
 def _likely_cause(constraint: Constraint, system: ConstraintSystem, data: pd.DataFrame) -> str:
     """Which misreading, or which few together, would make the rows feasible; empty if none."""
     known = list(constraint.misreadings())
-    table = system.view(constraint, system.values(data))
+    table = system.view(0, system.values(data))
     combinations = itertools.chain.from_iterable(
         itertools.combinations(known, number) for number in range(1, len(known) + 1)
     )

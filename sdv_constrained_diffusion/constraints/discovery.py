@@ -23,6 +23,9 @@ TOLERANCE = 1e-9
 """A relation is exact where no row misses it by more than this share of the size of its terms. Sums of rounded numbers
 hold to 1e-15, a solver's to 1e-10."""
 
+ROUNDING = 1e-13
+"""Relations that hold to this share are told with weights of nine digits where these serve as well."""
+
 NEGLIGIBLE = 1e-7
 """Weights below this, in standardised columns, are rounding."""
 
@@ -116,11 +119,13 @@ def _law(names: list[str], values: np.ndarray, scale: np.ndarray, row: np.ndarra
     terms = values[:, others] - values[:, others].mean(0)
     exact, *_ = np.linalg.lstsq(terms / scale[others], values[:, pivot] - values[:, pivot].mean(), rcond=None)
     solved = exact / scale[others]
-    for coefficients in (np.array([float(f'{each:.9g}') for each in solved]), solved):
+    size = np.abs(values[:, pivot]).max() + np.abs(values[:, others]).max(0) @ np.abs(solved)
+    plain = np.array([float(f'{each:.9g}') for each in solved])
+    for coefficients, allowed in ((plain, ROUNDING), (solved, TOLERANCE)):
         rest = values[:, pivot] - values[:, others] @ coefficients
         offset = float(f'{np.median(rest):.12g}')
-        size = np.abs(values[:, pivot]).max() + np.abs(values[:, others]).max(0) @ np.abs(coefficients)
-        if np.abs(rest - offset).max() <= TOLERANCE * size:
+        offset = 0.0 if abs(offset) <= ROUNDING * size else offset
+        if np.abs(rest - offset).max() <= allowed * size:
             found = {names[pivot]: 1.0} | {
                 names[other]: -float(each) for other, each in zip(others, coefficients, strict=True)
             }

@@ -67,9 +67,15 @@ class ConstraintSystem:
         self.columns = tuple(name for name in example.columns if name in wanted)
         labels = {name for constraint in self.constraints for name in constraint.discrete}
         self.readings = {name: Reading.of(example[name], name in labels) for name in self.columns}
+        # None for a constraint that reads all columns in their order: nothing needs to be gathered then.
+        self._places = [
+            None if tuple(each.columns) == self.columns else [self.columns.index(name) for name in each.columns]
+            for each in self.constraints
+        ]
+        self._readings = [{name: self._reading_for(each, name) for name in each.columns} for each in self.constraints]
         self.discrete = torch.tensor([self.readings[name].discrete for name in self.columns], dtype=torch.bool)
         first = self.values(example.head(1))
-        found = [_equations(constraint, self.view(constraint, first)) for constraint in self.constraints]
+        found = [_equations(each, self.view(number, first)) for number, each in enumerate(self.constraints)]
         self.equations = tuple(itertools.chain.from_iterable(found))
         self.owners = torch.tensor([place for place, own in enumerate(found) for _ in own])
         self._lower = torch.tensor([equation.lower for equation in self.equations], dtype=torch.float64)
@@ -104,7 +110,7 @@ class ConstraintSystem:
         Returns:
             shape (row, equation) in the order of `equations`.
         """
-        return torch.cat([evaluate(each, self.view(each, values)) for each in self.constraints], dim=1)
+        return torch.cat([evaluate(each, self.view(n, values)) for n, each in enumerate(self.constraints)], dim=1)
 
     def finite_residual(self, data: pd.DataFrame) -> Residuals:
         """The residuals of a table's rows, shape (row, equation), which all must be finite.
@@ -126,11 +132,13 @@ class ConstraintSystem:
     def jacobian(self, values: Table) -> Jacobians:
         """Derivative of every residual by every constrained column, shape (row, equation, column)."""
         blocks = []
-        for constraint in self.constraints:
-            own = constraint.jacobian(self.view(constraint, values))
-            block = values.new_zeros(own.shape[0], own.shape[1], len(self.columns))
-            block[:, :, [self.columns.index(name) for name in constraint.columns]] = own
-            blocks.append(block)
+        for number, constraint in enumerate(self.constraints):
+            own, places = constraint.jacobian(self.view(number, values)), self._places[number]
+            if places is not None:
+                block = values.new_zeros(own.shape[0], own.shape[1], len(self.columns))
+                block[:, :, places] = own
+                own = block
+            blocks.append(own)
         return torch.cat(blocks, dim=1).masked_fill(self.discrete, 0)
 
     def deviation(self, residual: Residuals) -> Residuals:
@@ -158,11 +166,11 @@ class ConstraintSystem:
         excess, equation = (violation / self._tolerance).max(dim=1)
         return excess, equation
 
-    def view(self, constraint: Constraint, values: Table) -> TableView:
-        """What one of the constraints reads of rows, shape (row, column) in the order of `columns`."""
-        positions = [self.columns.index(name) for name in constraint.columns]
-        readings = {name: self._reading_for(constraint, name) for name in constraint.columns}
-        return TableView(constraint.columns, values[:, positions], constraint.name, readings)
+    def view(self, number: int, values: Table) -> TableView:
+        """What the constraint of this number reads of rows, shape (row, column) in the order of `columns`."""
+        constraint, places = self.constraints[number], self._places[number]
+        own = values if places is None else values[:, places]
+        return TableView(constraint.columns, own, constraint.name, self._readings[number])
 
     def _reading_for(self, constraint: Constraint, name: str) -> Reading:
         """A column of numbers that another constraint reads as labels is still numbers for this one."""

@@ -70,8 +70,9 @@ class Chord:
             fixed: columns that may not move, shape (row, column).
         """
         mask, labels = torch.cat([fixed, self.system.idle(deviation)], dim=1), values[:, self.system.discrete]
-        moved = values.clone()
-        packed = torch.from_numpy(np.packbits(mask.numpy(), axis=1))
+        if len(values) and (mask == mask[0]).all() and (labels == labels[0]).all():
+            return values - deviation @ self._gain(mask[0], labels[0]).T
+        moved, packed = values.clone(), torch.from_numpy(np.packbits(mask.numpy(), axis=1))
         for rows in alike(packed, labels):
             gain = self._gain(mask[rows[0]], labels[rows[0]])
             moved[rows] = values[rows] - deviation[rows] @ gain.T

@@ -55,29 +55,31 @@ def project(chord: Chord, values: Table, fixed: ColumnMask, chord_steps: int = 1
         chord_steps: steps with the shared K before a row gets its own Jacobian.
         newton_steps: steps with its own Jacobian before a row is given up.
     """
-    projected = _chord_steps(chord, values, fixed, chord_steps)
+    projected, excess = _chord_steps(chord, values, fixed, chord_steps)
     codes = torch.full((len(values),), ResultCode.CONVERGED, dtype=torch.int64)
-    stragglers = (~(chord.system.excess(projected) <= MARGIN)).nonzero()[:, 0]
+    stragglers = (~(excess <= MARGIN)).nonzero()[:, 0]
     if len(stragglers):
         projected[stragglers] = _newton_steps(chord, values[stragglers], fixed[stragglers], newton_steps)
         codes[stragglers] = _verdict(chord, projected[stragglers], fixed[stragglers])
     return Projected(projected, codes, standardised_move(projected, values, chord.scale))
 
 
-def _chord_steps(chord: Chord, values: Table, fixed: ColumnMask, num_steps: int) -> Table:
-    """Shared-K steps for each row until it is done or shrinks by less than half."""
+def _chord_steps(chord: Chord, values: Table, fixed: ColumnMask, num_steps: int) -> tuple[Table, PerRow]:
+    """Shared-K steps for each row until it is done or shrinks by less than half; rows, and their excess."""
     system = chord.system
-    current, pending = values.clone(), torch.arange(len(values))
-    previous = values.new_full((len(values),), torch.inf)
-    for _ in range(num_steps):
-        deviation = system.deviation(system.residual(current[pending]))
+    done, excess = values.clone(), values.new_full((len(values),), torch.inf)
+    pending, current = torch.arange(len(values)), values
+    for step in range(num_steps + 1):
+        deviation = system.deviation(system.residual(current))
         size = (deviation.abs() / system.tolerance).amax(1)
-        going = (size > MARGIN) & (size <= 0.5 * previous)
-        pending, previous, deviation = pending[going], size[going], deviation[going]
-        if not len(pending):
+        going = (size > MARGIN) & (size <= 0.5 * excess[pending])
+        done[pending], excess[pending] = current, size
+        if step == num_steps or not going.any():
             break
-        current[pending] = chord.step(current[pending], deviation, fixed[pending])
-    return current
+        if not going.all():
+            pending, current, deviation, fixed = pending[going], current[going], deviation[going], fixed[going]
+        current = chord.step(current, deviation, fixed)
+    return done, excess
 
 
 def _newton_steps(chord: Chord, values: Table, fixed: ColumnMask, num_steps: int) -> Table:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdv_constrained_diffusion import Bounds, Linear, Ordered, Ratio, SumTo, check_constraint
+from sdv_constrained_diffusion import Bounds, ConditionalOn, Formula, Linear, Ordered, Ratio, SumTo, check_constraint
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem
 from sdv_constrained_diffusion.errors import ConstraintError
 
@@ -108,3 +108,64 @@ def test_limits_that_are_missing_ask_for_nothing():
 def test_a_column_named_twice_is_refused(law):
     with pytest.raises(ConstraintError, match='more than once'):
         ConstraintSystem([law], pd.DataFrame({'a': [1.0], 'b': [2.0]}))
+
+
+@pytest.mark.parametrize(
+    ('law', 'name'),
+    [
+        (Linear({'a': 1.0, 'b': -2.5}, upper=math.inf), '0 <= a - 2.5 b'),
+        (Linear({'a': -1.0, 'b': 1.0}, 3.0, 3.0), '- a + b == 3'),
+        (SumTo(list('abcdef'), 100), 'a + b + c + d + 2 more == 100'),
+        (SumTo(['net', 'tax'], 'total'), 'net + tax == total'),
+        (Bounds('age', 0, 120), '0 <= age <= 120'),
+        (Bounds('issued', lower='2024-01-31'), '2024-01-31 <= issued'),
+        (Ordered('start', 'end'), 'start <= end'),
+        (Ordered('start', 'end', pd.Timedelta(days=1)), 'start + 86400 <= end'),
+        (Ratio('tax', 'net', 0.07, 0.19), '0.07 <= tax / net <= 0.19'),
+        (ConditionalOn('kind', 'x', SumTo(['a'], 1)), "a == 1 if kind is 'x'"),
+    ],
+)
+def test_a_law_is_called_by_what_it_says(law, name):
+    assert law.name == name
+
+
+def topologies():
+    return pd.DataFrame(
+        {'p': [4.0, 4.0, -9.0, 9.0], 'q': [2.0, 3.0, 0.0, 3.0], 'topology': ['ring', 'ring', 'open', 'ring']}
+    )
+
+
+def test_a_conditional_law_binds_the_rows_with_the_label_only():
+    law = ConditionalOn('topology', 'ring', Formula('q == sqrt(p)', unit='MW'))
+    system = ConstraintSystem([law], topologies())
+    values = system.values(topologies())
+    # The root of -9 is no number, and must not matter where the law does not bind.
+    assert system.residual(values)[:, 0].tolist() == [0.0, 1.0, 0.0, 0.0]
+    assert system.jacobian(values)[:, 0, :].tolist() == [
+        [-0.25, 1.0, 0.0],
+        [-0.25, 1.0, 0.0],
+        [0.0] * 3,
+        [-1 / 6, 1.0, 0.0],
+    ]
+    (equation,) = system.equations
+    assert (equation.name, equation.unit) == ("q == sqrt(p) if topology is 'ring'", 'MW')
+
+
+@pytest.mark.parametrize(
+    'inner', [Bounds('p', 5, 8), Bounds('p', lower=10), Bounds('p', upper=-10), SumTo(['p', 'q'], 100)]
+)
+def test_rows_that_a_conditional_law_does_not_bind_are_feasible(inner):
+    law = ConditionalOn('topology', ['ring', 'mesh'], inner)
+    system = ConstraintSystem([law], topologies())
+    assert system.feasible(system.values(topologies())).tolist() == [False, False, True, False]
+
+
+def test_numbers_can_be_conditions():
+    data = pd.DataFrame({'phase': [1, 2, 1], 'p': [1.0, 5.0, 2.0]})
+    system = ConstraintSystem([ConditionalOn('phase', 1, SumTo(['p'], 1.0))], data)
+    assert system.feasible(system.values(data)).tolist() == [True, True, False]
+
+
+def test_a_condition_needs_a_constraint():
+    with pytest.raises(ConstraintError, match='ConditionalOn needs a constraint that it makes conditional'):
+        ConditionalOn('topology', 'ring', Bounds)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cases import case, operating_points
+from sdv_constrained_diffusion import Bounds, ConditionalOn, Ordered, SumTo
 from sdv_constrained_diffusion.constraints.base import Constraint, constraint
 from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError
 from sdv_constrained_diffusion.power.constraints import PowerFlow
@@ -197,3 +198,54 @@ def test_no_rows_and_missing_columns_are_refused():
         check_constraint(circle, circle_rows().head(0))
     with pytest.raises(ColumnMissingError, match="circle needs column 'y'"):
         check_constraint(circle, circle_rows().drop(columns='y'))
+
+
+def tariffs():
+    rng = np.random.default_rng(0)
+    kind = rng.choice(['day', 'night'], 60)
+    use = rng.uniform(1, 9, 60)
+    cost = use * np.where(kind == 'day', 0.31, 0.24)
+    return pd.DataFrame({'kind': kind, 'use': use, 'cost': cost})
+
+
+@constraint(columns=['kind', 'use', 'cost'], unit='EUR')
+def tariff(table):
+    return table.cost - table.kind.map({'day': 0.31, 'night': 0.24}) * table.use
+
+
+def test_a_law_that_depends_on_a_label_passes():
+    check = check_constraint(tariff, tariffs())
+    assert check.passed, str(check)
+    assert (check.labels, check.kind, check.share_feasible) == (('kind',), 'learned', 1.0)
+    assert 'labels: kind' in str(check)
+
+
+def test_a_conditional_law_has_full_rank_though_the_mean_row_says_nothing():
+    check = check_constraint(ConditionalOn('kind', 'day', SumTo(['use'], 5.0)), tariffs())
+    assert check.passed, str(check)
+    assert (check.rank, check.kind) == (1, 'learned')  # the other tariff obeys in half of the rows
+
+
+def test_steering_constraints_pass_and_are_called_so():
+    check = check_constraint(SumTo(['use'], 5.0), tariffs())
+    assert check.passed, str(check)
+    assert (check.kind, check.share_feasible, check.share_projected) == ('steering', 0.0, 1.0)
+    assert 'info steering: 0.0% of the real rows' in str(check)
+
+
+@pytest.mark.parametrize('law', [Bounds('use', 2, 4), Ordered('use', 'cost')])
+def test_inequalities_pass(law):
+    check = check_constraint(law, tariffs())
+    assert check.passed, str(check)
+    assert check.num_inequalities == 1
+
+
+def test_a_law_that_no_row_can_be_moved_to_fails():
+    @constraint(columns=['use'])
+    def never(table):
+        return table.use**2 + 1
+
+    check = check_constraint(never, tariffs())
+    assert not check.passed
+    assert check.share_projected == 0
+    assert 'FAIL projection of shaken rows' in str(check)

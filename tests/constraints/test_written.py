@@ -9,7 +9,17 @@ import pytest
 from pandapower.networks import case5
 
 import written_laws
-from sdv_constrained_diffusion import Bounds, Formula, Linear, Ordered, PowerFlow, Ratio, SumTo, constraint
+from sdv_constrained_diffusion import (
+    Bounds,
+    ConditionalOn,
+    Formula,
+    Linear,
+    Ordered,
+    PowerFlow,
+    Ratio,
+    SumTo,
+    constraint,
+)
 from sdv_constrained_diffusion.constraints.base import FunctionConstraint
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem
 from sdv_constrained_diffusion.constraints.written import from_dict, to_dict
@@ -27,6 +37,8 @@ LAWS = [
     SumTo(['gen_mw', 'load_mw'], 7),
     SumTo(('gen_mw',), 'load_mw', 0.01),
     Bounds('gen_mw', upper=3),
+    Bounds('gen_mw', lower='2024-01-31', upper=pd.Timestamp('2024-03-01 12:00')),
+    ConditionalOn('load_mw', [1, 2], Ratio('gen_mw', 'other', 0.1)),
     Ordered('load_mw', 'gen_mw', 0.5),
     Ratio('load_mw', 'gen_mw', 0.1, 0.2),
     Formula('0 <= `load_mw` ** 2 <= gen_mw', unit='MW'),

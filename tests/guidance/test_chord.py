@@ -236,3 +236,49 @@ def test_an_equation_flat_at_the_mean_row_has_its_own_values_as_scale():
     rows = torch.tensor([[2.0, 0.0]], dtype=torch.float64)
     assert (deviation(chord, rows) / chord.equation_scale).square().isfinite().all()
     assert torch.equal(step(chord, rows), rows)
+
+
+def test_each_combination_of_labels_has_a_gain_of_its_own():
+    @constraint(columns=['kind', 'x', 'y'])
+    def by_kind(table):
+        # Affine for each label, so that one chord step with the right gain is exact, and with another's is not.
+        return table.y - table.kind.map({'a': 2.0, 'b': -3.0}) * table.x
+
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({'kind': rng.choice(['a', 'b'], 200), 'x': rng.normal(size=200), 'y': rng.normal(size=200)})
+    system = ConstraintSystem([by_kind], data)
+    values = system.values(data)
+    chord = Chord(system, values)
+    free = torch.zeros_like(values, dtype=torch.bool)
+    moved = chord.step(values, system.residual(values), free)
+    assert system.residual(moved).abs().max() <= 1e-12
+    assert torch.equal(moved[:, 0], values[:, 0])
+    alone = torch.cat([chord.step(row[None], system.residual(row[None]), free[:1]) for row in values[:20]])
+    assert torch.equal(moved[:20], alone)
+
+
+def test_a_combination_that_was_never_seen_is_linearised_when_it_comes():
+    @constraint(columns=['kind', 'other', 'x'])
+    def law(table):
+        return table.x * table.kind.map({'a': 1.0, 'b': 2.0}) - table.other.map({'c': 3.0, 'd': 4.0})
+
+    data = pd.DataFrame({'kind': ['a', 'b'] * 50, 'other': ['c', 'd'] * 50, 'x': np.linspace(0, 1, 100)})
+    system = ConstraintSystem([law], data)
+    chord = Chord(system, system.values(data))
+    row = system.values(pd.DataFrame({'kind': ['a'], 'other': ['d'], 'x': [0.0]}))
+    moved = chord.step(row, system.residual(row), torch.zeros_like(row, dtype=torch.bool))
+    assert moved[0, 2] == pytest.approx(4.0, rel=1e-12)
+
+
+def test_an_equation_is_redundant_only_if_it_is_for_every_label():
+    @constraint(columns=['kind', 'x', 'y'])
+    def two(table):
+        same = table.kind.map({'a': 1.0, 'b': 0.0})
+        return torch.stack([table.x + table.y, table.x + same * table.y], dim=1)
+
+    data = pd.DataFrame(
+        {'kind': ['a'] * 50 + ['b'] * 50, 'x': np.linspace(0, 1, 100), 'y': np.linspace(1, 0, 100) ** 2}
+    )
+    for rows, redundant in ((data, 0), (data.head(50), 1)):
+        system = ConstraintSystem([two], rows)
+        assert len(Chord(system, system.values(rows)).redundant()) == redundant
