@@ -110,8 +110,7 @@ def steering(seed: int) -> None:
 def steer(case: str, law: Constraint, reference: pd.DataFrame, around: pd.DataFrame, seed: int) -> None:
     synthesizer = grid_synthesizer(seed)
     laws = synthesizer.get_constraints()
-    halves = around.sample(2 * min(len(reference), len(around) // 2), random_state=seed)
-    floor = distance(halves.iloc[: len(halves) // 2], halves.iloc[len(halves) // 2 :])
+    floor = float(np.mean([_halves(around, min(len(reference), len(around) // 2), split) for split in range(10)]))
     added, _ = cpu_seconds(lambda: synthesizer.add_constraints([law]))
     sampling, rows = cpu_seconds(lambda: synthesizer.sample(len(reference))[TABLE])
     synthesizer.guidance = 'none'
@@ -194,6 +193,12 @@ def rejection(column: str, limit: float, reference: pd.DataFrame, seed: int) -> 
         cpu_seconds_to_sample=round(time.process_time() - start, 1),
         seed=seed,
     )
+
+
+def _halves(rows: pd.DataFrame, size: int, seed: int) -> float:
+    """Distance of two disjoint sets of real rows."""
+    drawn = rows.sample(2 * size, random_state=seed)
+    return distance(drawn.iloc[:size], drawn.iloc[size:])
 
 
 @constraint(columns=['category', 'net', 'tax'], tolerance=0.005 + 1e-9, unit='EUR')

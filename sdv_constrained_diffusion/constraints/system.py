@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from sdv_constrained_diffusion._batches import filled
 from sdv_constrained_diffusion._types import EquationMask, Jacobians, PerEquation, PerRow, Residuals, RowMask, Table
 from sdv_constrained_diffusion.constraints.base import Constraint, TableView, evaluate
 from sdv_constrained_diffusion.constraints.reading import Reading
@@ -110,7 +111,9 @@ class ConstraintSystem:
         Returns:
             shape (row, equation) in the order of `equations`.
         """
-        return torch.cat([evaluate(each, self.view(n, values)) for n, each in enumerate(self.constraints)], dim=1)
+        whole = filled(values)
+        found = [evaluate(each, self.view(number, whole)) for number, each in enumerate(self.constraints)]
+        return torch.cat(found, dim=1)[: len(values)]
 
     def finite_residual(self, data: pd.DataFrame) -> Residuals:
         """The residuals of a table's rows, shape (row, equation), which all must be finite.
@@ -131,15 +134,15 @@ class ConstraintSystem:
 
     def jacobian(self, values: Table) -> Jacobians:
         """Derivative of every residual by every constrained column, shape (row, equation, column)."""
-        blocks = []
+        blocks, whole = [], filled(values)
         for number, constraint in enumerate(self.constraints):
-            own, places = constraint.jacobian(self.view(number, values)), self._places[number]
+            own, places = constraint.jacobian(self.view(number, whole)), self._places[number]
             if places is not None:
                 block = values.new_zeros(own.shape[0], own.shape[1], len(self.columns))
                 block[:, :, places] = own
                 own = block
             blocks.append(own)
-        return torch.cat(blocks, dim=1).masked_fill(self.discrete, 0)
+        return torch.cat(blocks, dim=1)[: len(values)].masked_fill(self.discrete, 0)
 
     def deviation(self, residual: Residuals) -> Residuals:
         """Signed distance of residuals from their feasible interval, zero inside it."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from scipy.linalg import qr
 
+from sdv_constrained_diffusion._batches import filled
 from sdv_constrained_diffusion._types import ColumnMask, PerColumn, Residuals, Table
 from sdv_constrained_diffusion.constraints.linearisation import Linearisation, alike
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem
@@ -71,11 +72,11 @@ class Chord:
         """
         mask, labels = torch.cat([fixed, self.system.idle(deviation)], dim=1), values[:, self.system.discrete]
         if len(values) and (mask == mask[0]).all() and (labels == labels[0]).all():
-            return values - deviation @ self._gain(mask[0], labels[0]).T
+            return values - _product(deviation, self._gain(mask[0], labels[0]))
         moved, packed = values.clone(), torch.from_numpy(np.packbits(mask.numpy(), axis=1))
         for rows in alike(packed, labels):
             gain = self._gain(mask[rows[0]], labels[rows[0]])
-            moved[rows] = values[rows] - deviation[rows] @ gain.T
+            moved[rows] = values[rows] - _product(deviation[rows], gain)
         return moved
 
     def _gain(self, pattern: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -91,6 +92,11 @@ class Chord:
             inverse = torch.linalg.pinv(jacobian, rtol=RANK_TOLERANCE).masked_fill(fixed[:, None], 0)
             self._gains[key] = self.scale[:, None] * inverse / self.equation_scale
         return self._gains[key]
+
+
+def _product(deviation: Residuals, gain: torch.Tensor) -> Table:
+    """`K h` of each row, the same bits in any company."""
+    return (filled(deviation) @ gain.T)[: len(deviation)]
 
 
 def standardised_move(moved: Table, start: Table, scale: PerColumn) -> torch.Tensor:

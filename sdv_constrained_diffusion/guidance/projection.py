@@ -15,6 +15,9 @@ from sdv_constrained_diffusion.guidance.chord import Chord, standardised_move
 MARGIN = 0.01
 """Rows are projected to this share of the tolerance, so that a later change in the last digits does not undo them."""
 
+BLOCK = 1024
+"""Rows projected at a time: as many as stay in the processor's cache."""
+
 
 class ResultCode(enum.IntEnum):
     """How a row's projection ended."""
@@ -55,6 +58,15 @@ def project(chord: Chord, values: Table, fixed: ColumnMask, chord_steps: int = 1
         chord_steps: steps with the shared K before a row gets its own Jacobian.
         newton_steps: steps with its own Jacobian before a row is given up.
     """
+    parts = [
+        _project(chord, some, still, chord_steps, newton_steps)
+        for some, still in zip(values.split(BLOCK), fixed.split(BLOCK), strict=True)
+    ]
+    joined = (torch.cat([getattr(part, name) for part in parts]) for name in ('values', 'codes', 'displacement'))
+    return Projected(*joined)
+
+
+def _project(chord: Chord, values: Table, fixed: ColumnMask, chord_steps: int, newton_steps: int) -> Projected:
     projected, excess = _chord_steps(chord, values, fixed, chord_steps)
     codes = torch.full((len(values),), ResultCode.CONVERGED, dtype=torch.int64)
     stragglers = (~(excess <= MARGIN)).nonzero()[:, 0]
