@@ -1,6 +1,6 @@
 """What one synthesizer does about constraints: those it was given, and the laws that it found in its table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,11 +11,15 @@ from sdv_constrained_diffusion.constraints.base import Constraint
 from sdv_constrained_diffusion.constraints.diagnosis import LEARNED, STEERING, diagnose
 from sdv_constrained_diffusion.constraints.discovery import discover, independent
 from sdv_constrained_diffusion.constraints.feasibility import by_constraint
+from sdv_constrained_diffusion.errors import DataError
 from sdv_constrained_diffusion.guidance.columns import GuidedColumns
 from sdv_constrained_diffusion.guidance.finishing import Finisher, observed_steps
 from sdv_constrained_diffusion.guidance.record import FinishingRecord
 from sdv_constrained_diffusion.guidance.steering import ErrorCovariance
 from sdv_constrained_diffusion.model import TYPICAL_ROWS, DiffusionModel, Guidance
+
+MODELLED = ('numerical', 'datetime', 'categorical', 'ordinal', 'boolean')
+"""Sdtypes that are learned at all; SDV invents the values of the others."""
 
 DISCOVERED = 'discovered'
 """Kind of a law that was found in the training table."""
@@ -65,10 +69,8 @@ class Enforcement:
         self.record = FinishingRecord()
         self._steps = observed_steps(table) if rounding else {}
         self.discovered = [*independent(discover(table), self.given, table)] if discovering else []
-        kinds = self.diagnosis.get('kind', pd.Series(dtype=object)).tolist()
-        learned = [each for each, kind in zip(self.given, kinds, strict=True) if kind == LEARNED]
-        self._at_fit = [*learned, *self.discovered]
-        self._finisher, self._covariance = self._bound(table), None
+        self._bind(table)
+        self._at_fit = [each for each, kind in zip(self.all, self._kinds(), strict=True) if kind != STEERING]
 
     def measure(self, model: DiffusionModel, processed: pd.DataFrame) -> None:
         """Measures the denoiser's errors on typical rows of the processed table, if any constraint is steered to."""
@@ -85,8 +87,8 @@ class Enforcement:
         """
         if self._at_fit:
             table, _, _ = Finisher.fit(self._at_fit, table, self._steps).finish(table)
-        self.diagnosis = diagnose(self.given, table)
-        self._finisher, self._covariance = self._bound(table), None
+        self.diagnosis, self.record = diagnose(self.given, table), FinishingRecord()
+        self._bind(table)
         self.measure(model, processed)
 
     def guidance(self, method: str, scale: float) -> Guidance | None:
@@ -119,14 +121,21 @@ class Enforcement:
         Args:
             rows: the synthetic table.
         """
-        kinds = dict(zip(map(id, self.given), self.diagnosis.get('kind', []), strict=True))
-        kinds |= dict.fromkeys(map(id, self.discovered), DISCOVERED)
         statistics = by_constraint(self.all, rows)
-        statistics.insert(1, 'kind', [kinds[id(each)] for each in self.all])
+        statistics.insert(1, 'kind', self._kinds())
         return pd.concat([statistics, self.record.by_constraint(len(self.all))], axis=1)
 
-    def _bound(self, table: pd.DataFrame) -> Finisher | None:
-        return Finisher.fit(self.all, table, self._steps) if self.all else None
+    def _bind(self, table: pd.DataFrame) -> None:
+        self._finisher = Finisher.fit(self.all, table, self._steps) if self.all else None
+        self._covariance = None
+
+    def _kinds(self) -> list[str]:
+        """Of each constraint; one of several equations is steering if any of them is."""
+        if self._finisher is None:
+            return []
+        owners = self._finisher.chord.system.owners[self._finisher.plan.steering].tolist()
+        own = [STEERING if place in owners else LEARNED for place in range(len(self.given))]
+        return own + [DISCOVERED] * len(self.discovered)
 
     def _pinned(self, model: DiffusionModel, values: torch.Tensor) -> ColumnMask:
         assert self._finisher is not None
@@ -138,6 +147,26 @@ def typical_rows(model: DiffusionModel) -> pd.DataFrame:
     return model.draw_apart(TYPICAL_ROWS)
 
 
-def steered(diagnosis: pd.DataFrame) -> list[Any]:
-    """The rows of a diagnosis, as `itertuples` gives them, of constraints that the training rows do not obey."""
-    return [found for found in diagnosis.itertuples() if found.kind == STEERING]
+def check_columns(constraints: Iterable[Constraint], described: Mapping[str, Any], available: Iterable[str]) -> None:
+    """Refuses constraints on columns that are not there, or that SDV would invent rather than learn.
+
+    Args:
+        constraints: the constraints.
+        described: the metadata's description of each column.
+        available: the columns that are there.
+
+    Raises:
+        DataError: the metadata give a column an sdtype that is not learned.
+        ColumnMissingError: a column is not there.
+    """
+    available = list(available)
+    for constraint in constraints:
+        for name in constraint.columns:
+            sdtype = described.get(name, {}).get('sdtype', 'numerical')
+            if sdtype not in MODELLED:
+                raise DataError(
+                    f'{constraint.name} needs the values of column {name!r}, but the metadata call it {sdtype!r}, and '
+                    f"SDV invents it. Call metadata.update_column(column_name={name!r}, sdtype='numerical') before "
+                    'making the synthesizer, or leave the column out of the constraint.'
+                )
+        constraint.require(available)

@@ -19,12 +19,16 @@ from sdv_constrained_diffusion.constraints.system import ConstraintSystem
 RANK = 1e-8
 """Singular values below this share of the largest are tried as zero."""
 
-TOLERANCE = 1e-9
-"""A relation is exact where no row misses it by more than this share of the size of its terms. Sums of rounded numbers
-hold to 1e-15, a solver's to 1e-10."""
+TOLERANCE = 1e-10
+"""A relation is exact where no row misses it by more than this share of the spread of its terms. Sums of rounded
+numbers hold to 1e-15; a curved law over a narrow range may be affine to 1e-8, and is none."""
 
 ROUNDING = 1e-13
-"""Relations that hold to this share are told with weights of nine digits where these serve as well."""
+"""Relations may also be missed by this share of the size of their terms, by which float64 rounds. Those that hold so
+exactly with weights of nine digits are told with these."""
+
+CONSTANT = 1e-9
+"""Relative spread of a column that a solver left constant."""
 
 NEGLIGIBLE = 1e-7
 """Weights below this, in standardised columns, are rounding."""
@@ -99,7 +103,7 @@ def _numbers(data: pd.DataFrame) -> dict[str, np.ndarray]:
         if reading.discrete:
             continue
         values = reading.values(data[name])
-        if np.isfinite(values).all() and np.ptp(values) > TOLERANCE * np.abs(values).max(initial=0.0):
+        if np.isfinite(values).all() and np.ptp(values) > CONSTANT * np.abs(values).max(initial=0.0):
             found[str(name)] = values
     return found
 
@@ -121,13 +125,15 @@ def _law(names: list[str], values: np.ndarray, scale: np.ndarray, row: np.ndarra
     solved = exact / scale[others]
     size = np.abs(values[:, pivot]).max() + np.abs(values[:, others]).max(0) @ np.abs(solved)
     plain = np.array([float(f'{each:.9g}') for each in solved])
-    for coefficients, allowed in ((plain, ROUNDING), (solved, TOLERANCE)):
+    spread = scale[pivot] + scale[others] @ np.abs(solved)
+    tolerance = float(TOLERANCE * spread + ROUNDING * size)
+    for coefficients, allowed in ((plain, ROUNDING * size), (solved, tolerance)):
         rest = values[:, pivot] - values[:, others] @ coefficients
         offset = float(f'{np.median(rest):.12g}')
         offset = 0.0 if abs(offset) <= ROUNDING * size else offset
-        if np.abs(rest - offset).max() <= allowed * size:
+        if np.abs(rest - offset).max() <= allowed:
             found = {names[pivot]: 1.0} | {
                 names[other]: -float(each) for other, each in zip(others, coefficients, strict=True)
             }
-            return Linear(found, offset, offset, tolerance=TOLERANCE * float(size))
+            return Linear(found, offset, offset, tolerance=tolerance)
     return None

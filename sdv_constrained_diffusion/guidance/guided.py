@@ -12,7 +12,7 @@ from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.guidance.columns import GuidedColumns
 from sdv_constrained_diffusion.tabular.encoder import TableEncoder
 
-CLEAR = 5.0
+CLEAR = 10.0
 """Ratio of signal to noise from which on a row is guided."""
 
 
@@ -71,17 +71,22 @@ class GuidedDenoiser(Denoiser):
         x0_hat = self._denoiser(x_t, t, known)
         alpha, sigma = self.schedule.noise(t)
         clear = alpha >= CLEAR * sigma
+        if clear.all():  # all rows of a sampler's step have one time
+            return self._corrected(x0_hat, t, known)
         if clear.any():
-            values = self._columns.read(x0_hat[clear])
-            fixed = self._columns.fixed(values, None if known is None else known[clear])
-            deviation = self._deviation(values)
-            corrected = self.correct(values, deviation, fixed, t[clear])
-            # The one Jacobian does not serve every row of a curved law. NaN counts as no help.
-            helps = self._size(self._deviation(corrected)) < self._size(deviation)
-            replaced = self._columns.write(x0_hat[clear], corrected, ~fixed & helps[:, None])
+            replaced = self._corrected(x0_hat[clear], t[clear], None if known is None else known[clear])
             # Not in place: the estimate belongs to the denoiser, which may hand out its input or a constant.
             x0_hat = x0_hat.index_put((clear,), replaced)
         return x0_hat
+
+    def _corrected(self, x0_hat: Rows, t: Times, known: FeatureMask | None) -> Rows:
+        values = self._columns.read(x0_hat)
+        fixed = self._columns.fixed(values, known)
+        deviation = self._deviation(values)
+        corrected = self.correct(values, deviation, fixed, t)
+        # The one Jacobian does not serve every row of a curved law. NaN counts as no help.
+        helps = self._size(self._deviation(corrected)) < self._size(deviation)
+        return self._columns.write(x0_hat, corrected, ~fixed & helps[:, None])
 
     def _deviation(self, values: Table) -> Residuals:
         system = self.chord.system

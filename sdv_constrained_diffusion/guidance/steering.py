@@ -39,11 +39,13 @@ class SteeringPlan:
     """What each equation of a system asks of sampling.
 
     Attributes:
+        steering: equations that the training rows do not obey, shape (equation,), bool.
         steered: equations towards whose targets rows are steered, by their numbers, shape (steered,).
         targets: residuals that rows are steered to, each row to one at random, shape (target, steered).
         redrawn: inequalities that rows are not moved to: those that break them are drawn again, shape (equation,).
     """
 
+    steering: Tensor
     steered: Tensor
     targets: Tensor
     redrawn: Tensor
@@ -69,11 +71,11 @@ class SteeringPlan:
         nothing = torch.zeros_like(steer)
         if not unequal.any() or obeys.double().mean() >= OFTEN:
             steered = (steer & equality).nonzero()[:, 0]
-            return cls(steered, system.lower[steered][None], unequal)
+            return cls(steer, steered, system.lower[steered][None], unequal)
         steered = steer.nonzero()[:, 0]
         near = residual[obeys] if obeys.any() else residual
         targets = near.clamp(system.lower, system.upper)[:MOST_TARGETS, steered]
-        return cls(steered, targets, unequal if obeys.any() else nothing)
+        return cls(steer, steered, targets, unequal if obeys.any() else nothing)
 
 
 @dataclass(frozen=True)

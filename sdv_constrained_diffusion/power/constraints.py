@@ -60,6 +60,7 @@ class PowerFlow(Constraint):
         self.columns = tuple(self._own_names.get(name, name) for name in self._standard)
         self._check_names()
         nodes, fused = len(grid.y_bus), len(grid.fused)
+        self._one_bus_per_node = bool(np.array_equal(grid.node, np.arange(nodes)))
         self.tolerance = [tolerance_mw] * 2 * nodes + [tolerance_vm_pu] * fused + [tolerance_va_degree] * fused
         self.unit = ['MW'] * nodes + ['Mvar'] * nodes + ['p.u.'] * fused + ['degree'] * fused
 
@@ -109,8 +110,12 @@ class PowerFlow(Constraint):
             ColumnMissingError: the table lacks one of `columns`.
         """
         p_mw, q_mvar, vm_pu, va_degree = self._read(table)
+        y_bus = self._y_bus(table.values)
+        if self._one_bus_per_node:
+            p, q = injections(vm_pu, va_degree * RADIANS_PER_DEGREE, y_bus)
+            return torch.cat([p_mw - self.grid.sn_mva * p, q_mvar - self.grid.sn_mva * q], dim=1)
         first, fused, first_of_fused = self._positions(table.values.device)
-        p, q = injections(vm_pu[:, first], va_degree[:, first] * RADIANS_PER_DEGREE, self._y_bus(table.values))
+        p, q = injections(vm_pu[:, first], va_degree[:, first] * RADIANS_PER_DEGREE, y_bus)
         return torch.cat(
             [
                 self._sum_per_node(p_mw) - self.grid.sn_mva * p,
@@ -208,21 +213,6 @@ class PowerFlow(Constraint):
                 close = difflib.get_close_matches(own, [name for name in available if name not in self.columns], n=1)
                 hint = f'Pass columns={{{standard!r}: {(close or ["..."])[0]!r}}} or rename the column.'
                 raise ColumnMissingError.of(self.name, own, available, hint)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The constraint as plain lists and numbers, ready for JSON; `from_dict` reads it back."""
-        return {
-            'grid': self.grid.to_dict(),
-            'columns': dict(self._own_names),
-            'tolerance_mw': self.tolerance_mw,
-            'tolerance_vm_pu': self.tolerance_vm_pu,
-            'tolerance_va_degree': self.tolerance_va_degree,
-        }
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> 'PowerFlow':
-        """Reads what `to_dict` wrote."""
-        return cls(**{**data, 'grid': Grid.from_dict(data['grid'])})
 
     def _check_names(self) -> None:
         unknown = [name for name in self._own_names if name not in self._standard]

@@ -55,6 +55,7 @@ class TableEncoder:
         """Keeps the parts; use `fit`."""
         self.columns, self._parts, self.layout = tuple(columns), tuple(parts), layout
         self._categories, self._lattices = categories, lattices
+        self._order = torch.from_numpy(np.argsort([column for part in parts for column in part.columns]))
 
     @classmethod
     def fit(
@@ -182,8 +183,7 @@ class TableEncoder:
         """Features -> values, shape (row, column); differentiable by the numbers."""
         numbers, codes = self.layout.numbers(rows), self.layout.codes(rows)
         decoded = [part.codec.decode(numbers[:, part.numbers], codes[:, part.blocks]) for part in self._parts]
-        order = np.argsort([column for part in self._parts for column in part.columns])
-        return torch.cat([rows.new_zeros(len(rows), 0), *decoded], dim=1)[:, order]
+        return torch.cat([rows.new_zeros(len(rows), 0), *decoded], dim=1)[:, self._order]
 
     def point_masses(self, values: Table) -> ColumnMask:
         """True where a value is exact by nature: constants, categories, limits that many rows sit on."""

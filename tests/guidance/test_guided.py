@@ -98,9 +98,9 @@ def residual(encoder, chord, rows):
 
 
 def clear_times(schedule, number, seed=0):
-    """Times at which the signal is more than five times the noise."""
+    """Times at which the signal is more than ten times the noise."""
     share = torch.rand(number, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return 0.01 + 0.18 * share if isinstance(schedule, EDMSchedule) else (1 + 45 * share).round()
+    return 0.005 + 0.09 * share if isinstance(schedule, EDMSchedule) else (1 + 24 * share).round()
 
 
 def some_rows(encoder, number=6, seed=1):
@@ -284,7 +284,7 @@ def test_rows_that_are_not_clear_are_left_alone(guidance):
     schedule = EDMSchedule()
     encoder, chord = parts()
     rows = some_rows(encoder, 5)
-    t = torch.tensor([1e-3, 0.2, 0.2 + 1e-9, 1.0, 20.0], dtype=torch.float64)
+    t = torch.tensor([1e-3, 0.1, 0.1 + 1e-9, 1.0, 20.0], dtype=torch.float64)
     guided = guidance(Echo(schedule), encoder, chord)(rows, t)
     changed = (guided != rows).any(1)
     assert changed.tolist() == [True, True, False, False, False]

@@ -278,7 +278,7 @@ def test_own_column_names():
     constraint = PowerFlow.from_pandapower(net, columns={'va_degree_3': 'angle', 'p_mw_0': 'plant'})
     assert {'angle', 'plant'} < set(constraint.columns)
     assert constraint.residual(table_of(constraint, row)).abs().max() < 1e-5
-    again = PowerFlow.from_dict(constraint.to_dict())
+    again = PowerFlow.from_parameters(constraint.parameters())
     assert again.columns == constraint.columns
 
 
@@ -342,7 +342,7 @@ def test_powers_on_a_base_of_one_mva_cannot_be_mistaken_for_per_unit():
 
 def test_plain_data_round_trip():
     constraint, table = solved_table(with_feature(joined_by_switches))
-    again = PowerFlow.from_dict(json.loads(json.dumps(constraint.to_dict())))
+    again = PowerFlow.from_parameters(json.loads(json.dumps(constraint.parameters())))
     assert torch.equal(again.residual(table), constraint.residual(table))
     assert (again.tolerance, again.unit, again.columns) == (constraint.tolerance, constraint.unit, constraint.columns)
 
