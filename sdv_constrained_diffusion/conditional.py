@@ -47,17 +47,20 @@ class ConditionalSynthesizer(ConstrainedSynthesizer, abc.ABC):
             self._set_random_state(FIXED_RNG_SEED)
         modelled = [name for name in conditions.columns if self._sdtype(name) in MODELLED]
 
-        completed = complete(
-            conditions.reset_index(drop=True),
-            # An SDV constraint computes columns from others: what was imposed may come out otherwise.
-            modelled if self._sdv_constraints() else (),
-            not self._known(conditions).empty,
-            self._draw_given,
-            [*self._chained_constraints, *self._reject_sampling_constraints],
-            max_tries_per_batch,
-            lambda number: progress_bar is not None and progress_bar.update(number),
-            self._refuse_impossible,
-        )
+        try:
+            completed = complete(
+                conditions.reset_index(drop=True),
+                # An SDV constraint computes columns from others: what was imposed may come out otherwise.
+                modelled if self._sdv_constraints() else (),
+                not self._known(conditions).empty,
+                self._draw_given,
+                [*self._chained_constraints, *self._reject_sampling_constraints],
+                max_tries_per_batch,
+                lambda number: progress_bar is not None and progress_bar.update(number),
+                self._refuse_impossible,
+            )
+        finally:
+            self._enforcement.refusing = True
         if output_file_path is not None and len(completed):
             path = Path(output_file_path)
             completed.to_csv(path, mode='a', index=False, header=not (path.exists() and path.stat().st_size))
@@ -85,6 +88,8 @@ class ConditionalSynthesizer(ConstrainedSynthesizer, abc.ABC):
         """
         if self._enforcement.finisher is None or not self.projection:
             return
+        # What is met by drawing again may be out of luck's reach with these values: from now on rows are moved there.
+        self._enforcement.refusing = False
         record = self._enforcement.record
         for index in given.index[:MOST_SUSPECTS]:
             self._enforcement.record = FinishingRecord()

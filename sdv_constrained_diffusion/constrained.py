@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from sdv_constrained_diffusion.constraint_files import save_constraints
 from sdv_constrained_diffusion.constraints.base import Constraint
-from sdv_constrained_diffusion.constraints.diagnosis import sentence
+from sdv_constrained_diffusion.constraints.diagnosis import TRAINING_ROWS, sentence
 from sdv_constrained_diffusion.constraints.system import check_form
-from sdv_constrained_diffusion.enforcement import Enforcement, check_columns, typical_rows
+from sdv_constrained_diffusion.enforcement import TYPICAL, Enforcement, check_columns, typical_rows
 from sdv_constrained_diffusion.frames import as_delivered, held_by, in_units, moments_of, read_moments, written_moments
 from sdv_constrained_diffusion.model import DiffusionModel, Guidance
 
@@ -103,7 +103,7 @@ class ConstrainedSynthesizer(BaseSingleTableSynthesizer, abc.ABC):
             check_columns(constraints, self._described(), self._model.encoder.columns)
             processed = typical_rows(self._model)
             changed.relearn(self._model, processed, as_delivered(processed, self._moments()))
-            self._announce(changed)
+            self._announce(changed, TYPICAL)
         self._enforcement = changed
 
     def get_constraints(self, filepath: str | None = None) -> list[Any] | None:
@@ -175,22 +175,26 @@ class ConstrainedSynthesizer(BaseSingleTableSynthesizer, abc.ABC):
         sampled = super().reverse_transform_constraints(sampled)
         sampled = in_units(sampled, self._dtypes)
         finisher = self._enforcement.finisher
-        if finisher is None or not self.projection:
+        if not self.projection:
             return sampled
-        given = [name for name in finisher.columns if name in self._given.columns]
+        columns = finisher.columns if finisher else []
+        given = [name for name in columns if name in self._given.columns]
         sampled = sampled.assign(**{name: self._given.loc[sampled.index, name] for name in given})
         table = read_moments(sampled, self._moments())
         finished = self._enforcement.finish(table, self._fitted_model('Sampling'), given)
         finished = in_units(written_moments(finished, sampled, self._moments()), self._dtypes)
-        return held_by(finished, {name: self._dtypes[name] for name in finisher.whole if name in self._dtypes})
+        whole = finisher.whole if finisher else []
+        return held_by(finished, {name: self._dtypes[name] for name in whole if name in self._dtypes})
 
-    def _announce(self, enforcement: Enforcement) -> None:
+    def _announce(self, enforcement: Enforcement, rows: str = TRAINING_ROWS) -> None:
         """Says what rows do with the constraints, and warns where they do not obey them."""
         lines: Any = enforcement.diagnosis.itertuples()
         for found in lines:
-            said = sentence(found)
+            said = sentence(found, rows)
             self._tell(said)
-            if found.share_feasible < 1:
+            if found.share_bound == 0:
+                warnings.warn(said, stacklevel=2)
+            elif found.share_feasible < 1:
                 warnings.warn(f'{said} Synthetic rows will obey it all the same.', stacklevel=2)
 
     def _described(self) -> dict[str, dict[str, Any]]:

@@ -1,25 +1,31 @@
 """What one synthesizer does about constraints: those it was given, and the laws that it found in its table."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-import torch
 
-from sdv_constrained_diffusion._types import ColumnMask
 from sdv_constrained_diffusion.constraints.base import Constraint
 from sdv_constrained_diffusion.constraints.diagnosis import LEARNED, STEERING, diagnose
 from sdv_constrained_diffusion.constraints.discovery import discover, independent
 from sdv_constrained_diffusion.constraints.feasibility import by_constraint
-from sdv_constrained_diffusion.errors import DataError
+from sdv_constrained_diffusion.errors import ConstraintError, DataError
+from sdv_constrained_diffusion.facts import TableFacts
 from sdv_constrained_diffusion.guidance.columns import GuidedColumns
-from sdv_constrained_diffusion.guidance.finishing import Finisher, observed_steps
+from sdv_constrained_diffusion.guidance.finishing import Finisher
+from sdv_constrained_diffusion.guidance.projection import ResultCode
 from sdv_constrained_diffusion.guidance.record import FinishingRecord
 from sdv_constrained_diffusion.guidance.steering import ErrorCovariance
 from sdv_constrained_diffusion.model import TYPICAL_ROWS, DiffusionModel, Guidance
 
 MODELLED = ('numerical', 'datetime', 'categorical', 'ordinal', 'boolean')
 """Sdtypes that are learned at all; SDV invents the values of the others."""
+
+TRIED = 128
+"""Rows on which it is tried whether constraints contradict each other."""
+
+TYPICAL = 'rows that the model draws'
+"""What messages call the rows that stand for the training rows."""
 
 DISCOVERED = 'discovered'
 """Kind of a law that was found in the training table."""
@@ -35,6 +41,7 @@ class Enforcement:
         discovered: exact affine relations of the training table.
         diagnosis: what the training rows do with the given constraints, see `diagnose`.
         record: what finishing did to rows since it was last begun anew.
+        refusing: whether rows are refused that break what is met by drawing again; if not, they are moved.
     """
 
     def __init__(self) -> None:
@@ -43,8 +50,9 @@ class Enforcement:
         self.discovered: list[Constraint] = []
         self.diagnosis = diagnose([], pd.DataFrame())
         self.record = FinishingRecord()
+        self.refusing = True
+        self._facts = TableFacts()
         self._at_fit: list[Constraint] = []
-        self._steps: dict[str, float | None] = {}
         self._finisher: Finisher | None = None
         self._covariance: ErrorCovariance | None = None
 
@@ -58,23 +66,40 @@ class Enforcement:
         """The constraints bound to the table; None where there are none."""
         return self._finisher
 
-    def learn(self, table: pd.DataFrame, rounding: bool, discovering: bool) -> None:
+    def learn(self, table: pd.DataFrame, facts: TableFacts, discovering: bool) -> None:
         """Binds the constraints to a training table.
 
         Args:
             table: the training rows.
-            rounding: whether columns keep their decimals, where the constraints allow it.
+            facts: what is kept of it.
             discovering: whether to look for exact affine relations.
+
+        Raises:
+            ConstraintError: no row can be moved to where all constraints hold.
         """
-        self.record = FinishingRecord()
-        self._steps = observed_steps(table) if rounding else {}
-        self.discovered = [*independent(discover(table), self.given, table)] if discovering else []
+        self.record, self._facts = FinishingRecord(), facts
+        self.discovered = [*self._laws_of(table)] if discovering else []
         self._bind(table)
         self._at_fit = [each for each, kind in zip(self.all, self._kinds(), strict=True) if kind != STEERING]
 
-    def measure(self, model: DiffusionModel, processed: pd.DataFrame) -> None:
-        """Measures the denoiser's errors on typical rows of the processed table, if any constraint is steered to."""
-        if self._finisher is not None and len(self._finisher.plan.steered):
+    def complete(self, model: DiffusionModel, processed: pd.DataFrame) -> None:
+        """Takes from the trained model what the bound constraints need of it.
+
+        Args:
+            model: tells which columns are on a short scale, and, if any constraint is steered to, its errors.
+            processed: typical rows of the processed table, on which these are measured.
+        """
+        if self._finisher is None:
+            return
+        columns = GuidedColumns(model.encoder, self._finisher.chord.system)
+        given = {name for each in self.given for name in each.columns}
+        limits = {
+            name: self._facts.ranges[name]
+            for name, short in zip(self._finisher.columns, columns.short.tolist(), strict=True)
+            if name in self._facts.ranges and (short or (self._facts.clipping and name not in given))
+        }
+        self._finisher = self._finisher.within(limits)
+        if len(self._finisher.plan.steered):
             self._covariance = model.measure_errors(processed)
 
     def relearn(self, model: DiffusionModel, processed: pd.DataFrame, table: pd.DataFrame) -> None:
@@ -84,12 +109,17 @@ class Enforcement:
             model: the trained model.
             processed: typical rows, as the model draws them.
             table: the same rows, as they are delivered.
+
+        Raises:
+            ConstraintMismatchError: the rows come nowhere near a constraint.
+            ConstraintError: no row can be moved to where all constraints hold.
         """
         if self._at_fit:
-            table, _, _ = Finisher.fit(self._at_fit, table, self._steps).finish(table)
-        self.diagnosis, self.record = diagnose(self.given, table), FinishingRecord()
-        self._bind(table)
-        self.measure(model, processed)
+            learned, _, _ = self._finisher_of(self._at_fit, table).finish(table)
+            table = learned if len(learned) else table
+        self.diagnosis, self.record = diagnose(self.given, table, TYPICAL), FinishingRecord()
+        self._bind(table, model)
+        self.complete(model, processed)
 
     def guidance(self, method: str, scale: float) -> Guidance | None:
         """What corrects the steps of sampling; None for nothing."""
@@ -106,14 +136,14 @@ class Enforcement:
             given: columns whose values were asked for and must not move.
         """
         if self._finisher is None:
-            return rows
+            return self._facts.restored(rows, ())
         system, columns = self._finisher.chord.system, self._finisher.columns
-        values = system.values(rows)
-        fixed = torch.zeros_like(values, dtype=torch.bool)
+        values, guided = system.values(rows), GuidedColumns(model.encoder, self._finisher.chord.system)
+        fixed = guided.drawn.expand(values.shape).clone()
         fixed[:, [columns.index(name) for name in given if name in columns]] = True
-        finished, before, projected = self._finisher.finish(rows, fixed, self._pinned(model, values))
-        self.record.add(self._finisher.chord, before, projected)
-        return finished
+        finished, before, projected = self._finisher.finish(rows, fixed, guided.fixed(values), self.refusing)
+        self.record.add(self._finisher.chord, self._finisher.plan.redrawn, before, projected)
+        return self._facts.restored(finished, columns)
 
     def report(self, rows: pd.DataFrame) -> pd.DataFrame:
         """One row per constraint: what it asks, what the rows do with it, and what was done to them.
@@ -125,9 +155,39 @@ class Enforcement:
         statistics.insert(1, 'kind', self._kinds())
         return pd.concat([statistics, self.record.by_constraint(len(self.all))], axis=1)
 
-    def _bind(self, table: pd.DataFrame) -> None:
-        self._finisher = Finisher.fit(self.all, table, self._steps) if self.all else None
-        self._covariance = None
+    def _finisher_of(self, constraints: Sequence[Constraint], table: pd.DataFrame) -> Finisher:
+        return Finisher.fit(constraints, table, self._facts.steps, self._facts.categories)
+
+    def _bind(self, table: pd.DataFrame, model: DiffusionModel | None = None) -> None:
+        self._covariance, self._finisher = None, None
+        if self.all:
+            finisher = self._finisher_of(self.all, table)
+            self._refuse_contradiction(finisher, table.head(TRIED), model)
+            self._finisher = finisher
+
+    def _refuse_contradiction(self, finisher: Finisher, rows: pd.DataFrame, model: DiffusionModel | None) -> None:
+        """Tries whether rows can be moved to where all constraints hold."""
+        system, fixed = finisher.chord.system, None
+        if model is not None:
+            fixed = GuidedColumns(model.encoder, system).drawn.expand(len(rows), -1)
+        _, before, projected = finisher.finish(rows, fixed, refusing=False)
+        if (projected.codes != ResultCode.CONVERGED).all():
+            record = FinishingRecord()
+            record.add(finisher.chord, finisher.plan.redrawn, before, projected)
+            raise ConstraintError(
+                f'The constraints {[each.name for each in self.all]} cannot be obeyed together: of {len(rows)} rows '
+                f'none could be moved to where they hold, the nearest misses {record.nearest_miss}. Columns of labels '
+                'and categories are never moved. Remove or mend a constraint.'
+            )
+
+    def _laws_of(self, table: pd.DataFrame) -> Iterator[Constraint]:
+        """The discovered laws that rows can obey on their steps and that add something to the given constraints."""
+        laws = independent(discover(table.drop(columns=self._facts.categories, errors='ignore')), self.given, table)
+        if not laws:
+            return
+        finisher = self._finisher_of(laws, table)
+        lost = {name for name in finisher.unrounded if self._facts.steps.get(name) is not None}
+        yield from (law for law in laws if not lost.intersection(law.columns))
 
     def _kinds(self) -> list[str]:
         """Of each constraint; one of several equations is steering if any of them is."""
@@ -136,10 +196,6 @@ class Enforcement:
         owners = self._finisher.chord.system.owners[self._finisher.plan.steering].tolist()
         own = [STEERING if place in owners else LEARNED for place in range(len(self.given))]
         return own + [DISCOVERED] * len(self.discovered)
-
-    def _pinned(self, model: DiffusionModel, values: torch.Tensor) -> ColumnMask:
-        assert self._finisher is not None
-        return GuidedColumns(model.encoder, self._finisher.chord.system).fixed(values)
 
 
 def typical_rows(model: DiffusionModel) -> pd.DataFrame:

@@ -52,7 +52,10 @@ def read_moments(data: pd.DataFrame, formats: Mapping[str, str | None]) -> pd.Da
 def written_moments(data: pd.DataFrame, like: pd.DataFrame, formats: Mapping[str, str | None]) -> pd.DataFrame:
     """The opposite: moments as text in those columns in which another table has text."""
     texts = [name for name in formats if name in like.columns and not _is_moment(like[name])]
-    return data.assign(**{name: data[name].dt.strftime(formats[name] or '%Y-%m-%d') for name in texts})
+    written = {}
+    for name in texts:
+        written[name] = data[name].dt.strftime(formats[name]) if formats[name] else data[name].astype(str)
+    return data.assign(**written)
 
 
 def as_delivered(processed: pd.DataFrame, moments: Collection[str]) -> pd.DataFrame:

@@ -53,6 +53,15 @@ class Guidance:
     plan: SteeringPlan
     covariance: ErrorCovariance | None = None
 
+    @property
+    def labels(self) -> list[str]:
+        """The columns of labels that steered equations depend on."""
+        if self.covariance is None:
+            return []
+        system = self.chord.system
+        steering = [system.constraints[owner] for owner in system.owners[self.plan.steered].unique().tolist()]
+        return sorted({name for each in steering for name in each.columns if system.readings[name].discrete})
+
     def guide(self, denoiser: Denoiser, encoder: TableEncoder, generator: torch.Generator) -> Denoiser:
         """The denoiser with corrected estimates, for one block of rows; the generator draws each row's target."""
         if self.covariance is not None:
@@ -213,8 +222,19 @@ class DiffusionModel:
             return self.encoder.decode(torch.zeros(BLOCK, 0, dtype=torch.float64))
         denoiser = self.denoiser if guidance is None else guidance.guide(self.denoiser, self.encoder, generator)
         with torch.no_grad():
+            if guidance is not None and guidance.labels:
+                given = self._with_labels(guidance.labels, generator, given)
             rows = self._sampler.sample(denoiser, BLOCK, self.encoder.num_features, generator, given)
             return self.encoder.decode(rows)
+
+    def _with_labels(self, labels: list[str], generator: torch.Generator, given: Given | None) -> Given:
+        """Draws the labels first: a law that depends on them must know them before the numbers take shape."""
+        assert self.denoiser is not None
+        rows = self._sampler.sample(self.denoiser, BLOCK, self.encoder.num_features, generator, given)
+        known = self.encoder.select(labels).features(torch.ones(BLOCK, len(labels), dtype=torch.bool))
+        if given is not None:
+            rows, known = torch.where(given.known, given.rows, rows), known | given.known
+        return Given(rows, known)
 
     def __getstate__(self) -> dict[str, Any]:
         """Weights travel on the CPU, so that a model trained on a GPU loads anywhere."""

@@ -24,6 +24,7 @@ from sdv_constrained_diffusion.constraints.reading import Reading
 from sdv_constrained_diffusion.diffusion.presets import PRESETS, Preset
 from sdv_constrained_diffusion.enforcement import Enforcement, check_columns
 from sdv_constrained_diffusion.errors import ConstraintError, DataError
+from sdv_constrained_diffusion.facts import TableFacts
 from sdv_constrained_diffusion.frames import (
     DISCRETE,
     as_delivered,
@@ -190,6 +191,10 @@ class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
             self._tell(f'{len(numbers)} constrained columns are delivered unclipped.')
         return processed
 
+    def _labels(self) -> set[str]:
+        """Columns of numbers that given constraints read as labels: they are learned as categories."""
+        return {name for each in self._enforcement.given for name in each.discrete if name not in self._moments()}
+
     def _constrained_numbers(self, processed: pd.DataFrame) -> set[str]:
         """The columns that given constraints read as numbers."""
         labels = {name for each in self._enforcement.given for name in each.discrete}
@@ -222,17 +227,18 @@ class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
         processed_data = in_order(processed_data.reset_index(drop=True), list(described))
         self._learn_constraints(processed_data)
         guided = self._constrained_numbers(processed_data)
+        discrete = discrete_columns(processed_data, self._sdtypes_as_they_are(), guided)
         self._model = DiffusionModel.fit(
             processed_data,
             preset,
             plan,
-            discrete=discrete_columns(processed_data, self._sdtypes_as_they_are(), guided),
+            discrete=discrete | self._labels(),
             continuous=guided,
             seed=self.seed,
             device='cuda' if self.enable_gpu and torch.cuda.is_available() else 'cpu',
             verbose=self.verbose,
         )
-        self._enforcement.measure(self._model, processed_data)
+        self._enforcement.complete(self._model, processed_data)
 
     def _sdtypes_as_they_are(self) -> dict[str, str]:
         """The sdtypes of the columns that no transformer rewrites."""
@@ -246,7 +252,17 @@ class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
         # What an SDV constraint has rewritten is no column of the caller's.
         discovering = self.discover_laws and not self._sdv_constraints()
         table = as_delivered(processed_data[delivered], self._moments())
-        self._enforcement.learn(table, self.enforce_rounding, discovering)
+        guided = self._constrained_numbers(processed_data)
+        # Text cannot be written finer than its format, whatever the user wants.
+        texts = [name for name in self._moments() if self._dtypes.get(name) == 'object']
+        facts = TableFacts.of(
+            table,
+            rounded=delivered if self.enforce_rounding else texts,
+            discrete=discrete_columns(processed_data[delivered], self._sdtypes_as_they_are(), guided),
+            clipping=self.enforce_min_max_values,
+            raw=guided,
+        )
+        self._enforcement.learn(table, facts, discovering)
         for law in self._enforcement.discovered:
             self._tell(f'Found in all training rows, and imposed: {law.name}.')
         if finisher := self._enforcement.finisher:
@@ -275,6 +291,9 @@ class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
             show_progress_bar = False
         if num_rows == 0:
             return pd.DataFrame(columns=list(self._described()))
+        if self._enforcement.finisher is not None and self.projection:
+            # A row too many in one batch would be lost to the next: rows would depend on the size of batches.
+            batch_size = num_rows
         sampled = super()._sample_with_progress_bar(
             num_rows, max_tries_per_batch, batch_size, output_file_path, show_progress_bar
         )

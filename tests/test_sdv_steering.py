@@ -154,7 +154,6 @@ def test_constraints_of_after_training_are_saved_and_loaded(fresh, tmp_path):
     with pytest.warns(UserWarning):
         fresh.add_constraints([Linear({'net': 1.0, 'tax': 1.0}, 90.0, 90.0)])
     fresh.save(tmp_path / 'model.pkl')
-    fresh.get_constraints(str(tmp_path / 'laws.json')) if False else None
     loaded = load_synthesizer(tmp_path / 'model.pkl')
     assert [each.name for each in loaded.get_constraints()] == [each.name for each in fresh.get_constraints()]
     fresh.reset_sampling()
@@ -181,7 +180,9 @@ def test_a_constraint_that_cannot_be_bound_changes_nothing(fresh):
 
 
 @pytest.mark.filterwarnings('ignore::UserWarning')
-@pytest.mark.parametrize('laws', [[], [SumTo(['net'], 150.0)], [Bounds('net', lower=600.0)]])
+@pytest.mark.parametrize(
+    'laws', [[], [SumTo(['net'], 150.0)], [Bounds('net', lower=600.0)], [Bounds('net', lower=200.0)]]
+)
 def test_rows_are_the_same_for_every_batch_size(fresh, laws):
     fresh.add_constraints(laws)
     tables = []

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from sdv_constrained_diffusion._types import Jacobians
@@ -241,11 +242,11 @@ class ConditionalOn(Constraint):
         residual = evaluate(self.constraint, table)
         idle = torch.zeros(residual.shape[1], dtype=residual.dtype)
         lower, upper = (torch.as_tensor(limit, dtype=residual.dtype) for limit in (self.lower, self.upper))
-        return torch.where(self._binds(table)[:, None], residual, torch.clamp(idle, lower, upper))
+        return torch.where(self._holds(table)[:, None], residual, torch.clamp(idle, lower, upper))
 
     def jacobian(self, table: TableView) -> Jacobians:
         """The constraint's derivative, zero where it does not bind: there it may not even be finite."""
-        return torch.where(self._binds(table)[:, None, None], self.constraint.jacobian(table), 0.0)
+        return torch.where(self._holds(table)[:, None, None], self.constraint.jacobian(table), 0.0)
 
     def equation_names(self, number: int) -> list[str]:
         """The constraint's, with the condition."""
@@ -264,7 +265,11 @@ class ConditionalOn(Constraint):
         """Reads the constraint back."""
         return cls(**{**parameters, 'constraint': from_dict(parameters['constraint'])})
 
-    def _binds(self, table: TableView) -> Tensor:
+    def binds(self, table: TableView) -> Bool[Tensor, ' row']:
+        """Rows that hold the label, of those that the constraint itself binds."""
+        return self._holds(table) & self.constraint.binds(table)
+
+    def _holds(self, table: TableView) -> Tensor:
         values = self.value if isinstance(self.value, list | tuple | set) else [self.value]
         return table[self.column].isin(values)
 

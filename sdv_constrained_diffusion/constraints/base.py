@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from sdv_constrained_diffusion._types import Jacobians, Residuals, Table
@@ -72,6 +73,11 @@ class TableView:
         """All columns, shape (row, column)."""
         return self._values
 
+    @property
+    def only_labels(self) -> bool:
+        """Whether every column is read as labels, so that nothing can move."""
+        return all(name in self._readings and self._readings[name].discrete for name in self._position)
+
     def with_values(self, values: Table) -> 'TableView':
         """The same columns with other values, shape (row, column)."""
         return TableView(self.names, values, self._who, self._readings)
@@ -81,7 +87,7 @@ class TableView:
         if isinstance(key, str):
             place, reading = self._find(key), self._readings.get(key)
             if reading is not None and reading.discrete:
-                return Labels(key, self._values[:, place], reading.categories)
+                return Labels(key, self._values[:, place], reading)
             return self._values[:, place]
         if tuple(key) == self.names and not self._has_labels:
             return self._values
@@ -178,6 +184,8 @@ class Constraint(abc.ABC):
         values = table.values.detach().requires_grad_(True)
         with torch.enable_grad():
             residual = evaluate(self, table.with_values(values))
+            if not residual.requires_grad and table.only_labels:
+                return values.new_zeros(*residual.shape, values.shape[1])
             if not residual.requires_grad:
                 raise ConstraintError(
                     f'{self.name} must return a residual that torch can differentiate by its columns, but the result '
@@ -222,6 +230,10 @@ class Constraint(abc.ABC):
     def from_parameters(cls, parameters: Mapping[str, Any]) -> 'Constraint':
         """Makes a constraint of what `parameters` returned."""
         return cls(**parameters)
+
+    def binds(self, table: TableView) -> Bool[Tensor, ' row']:
+        """Which rows the constraint asks anything of; all, unless it is conditional."""
+        return torch.ones(len(table.values), dtype=torch.bool)
 
     def misreadings(self) -> Iterable[Misreading]:
         """Mistakes in units or signs that users make with this constraint's columns; none by default."""

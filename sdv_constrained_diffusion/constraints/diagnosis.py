@@ -11,6 +11,7 @@ from torch import Tensor
 from sdv_constrained_diffusion._numbers import finite_numbers
 from sdv_constrained_diffusion._types import PerEquation, Residuals
 from sdv_constrained_diffusion.constraints.base import Constraint, Misreading, TableView, evaluate
+from sdv_constrained_diffusion.constraints.feasibility import NUM_WORST
 from sdv_constrained_diffusion.constraints.linearisation import Linearisation
 from sdv_constrained_diffusion.constraints.reading import Reading
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem, check_form
@@ -18,6 +19,8 @@ from sdv_constrained_diffusion.errors import ConstraintError, ConstraintMismatch
 
 LEARNED, STEERING = 'learned', 'steering'
 """The training rows obey a constraint, or they do not and synthetic rows are to be elsewhere."""
+
+TRAINING_ROWS = 'training rows'
 
 FEW = 0.01
 """A constraint is missed grossly when fewer than this share of the rows are feasible and the median row is `GROSS` off.
@@ -36,22 +39,20 @@ NEAR = 0.01
 """An equation is learned, too, where rows miss it by less than this in column standard deviations: the median row for
 an equality, 99 % of them for an inequality. Measured or rounded data do."""
 
-NUM_WORST = 3
-"""Rows that are named as the worst."""
 
-
-def diagnose(constraints: Iterable[Constraint], data: pd.DataFrame) -> pd.DataFrame:
+def diagnose(constraints: Iterable[Constraint], data: pd.DataFrame, rows: str = TRAINING_ROWS) -> pd.DataFrame:
     """Measures the residuals of training rows and refuses rows that cannot be meant as they are.
 
     Args:
         constraints: the constraints.
-        data: the training table.
+        data: the training table, or rows that stand for it.
+        rows: what messages call its rows.
 
     Returns:
         one row per constraint: `constraint`; `kind`, 'steering' if one of its equations is, else 'learned'; `unit` and
         `tolerance` of its worst equation; `share_feasible`; `violation_median`, that equation's over rows;
         `violation_max`, the largest of all equations in that unit; `worst_rows`, up to three index labels of rows that
-        are not feasible, the worst first.
+        are not feasible, the worst first; `share_bound`, of rows that it asks anything of.
 
     Raises:
         ColumnMissingError: a constrained column is not in the table.
@@ -60,7 +61,7 @@ def diagnose(constraints: Iterable[Constraint], data: pd.DataFrame) -> pd.DataFr
         ConstraintMismatchError: hardly any row is feasible, the median row is far off (`FEW`, `GROSS`), and either a
             misreading explains it or the limits lie beyond what the rows come near to.
     """
-    return pd.DataFrame([_diagnose(constraint, data) for constraint in constraints])
+    return pd.DataFrame([_diagnose(constraint, data, rows) for constraint in constraints])
 
 
 def steering(system: ConstraintSystem, values: Tensor, equation_scale: PerEquation) -> Tensor:
@@ -71,20 +72,25 @@ def steering(system: ConstraintSystem, values: Tensor, equation_scale: PerEquati
         values: constrained columns of the training rows, shape (row, column).
         equation_scale: norm of each equation's gradient by standardised columns.
     """
-    violation = system.violation(system.residual(values))
-    share = (violation <= system.tolerance).double().mean(0)
-    distance = violation / equation_scale
+    violation, binds = system.violation(system.residual(values)), system.binds(values)
+    obeys = ((violation <= system.tolerance) & binds).double().sum(0)
+    share = obeys / binds.double().sum(0)
+    distance = torch.where(binds, violation / equation_scale, torch.nan)
     equality = system.lower == system.upper
     enough = torch.where(equality, MOSTLY, ALMOST_ALL)
-    near = torch.where(equality, distance.quantile(0.5, dim=0), distance.quantile(ALMOST_ALL, dim=0))
+    near = torch.where(equality, distance.nanquantile(0.5, dim=0), distance.nanquantile(ALMOST_ALL, dim=0))
+    # NaN where an equation binds no row: there is nothing to be steered.
     return (share < enough) & (near > NEAR)
 
 
-def sentence(found: Any) -> str:
+def sentence(found: Any, rows: str = TRAINING_ROWS) -> str:
     """A row of the diagnosis, as `itertuples` gives it, in words."""
-    worst = f' (worst rows: {", ".join(map(str, found.worst_rows))})' if found.worst_rows else ''
+    if found.share_bound == 0:
+        return f'{found.constraint} binds none of the {rows}: none holds its label. Check how the label is written.'
+    named = found.worst_rows if rows == TRAINING_ROWS else []
+    worst = f' (worst rows: {", ".join(map(str, named))})' if named else ''
     return (
-        f'{found.constraint} ({found.kind}): {found.share_feasible:.1%} of the training rows within '
+        f'{found.constraint} ({found.kind}): {found.share_feasible:.1%} of the {rows} within '
         f'{found.tolerance:.3g} {found.unit}; violation median {found.violation_median:.3g}, largest '
         f'{found.violation_max:.3g} {found.unit}{worst}.'
     )
@@ -119,11 +125,11 @@ def refuse_contradictions(constraints: Iterable[Constraint], given: pd.DataFrame
             )
 
 
-def _diagnose(constraint: Constraint, data: pd.DataFrame) -> dict[str, Any]:
+def _diagnose(constraint: Constraint, data: pd.DataFrame, rows: str) -> dict[str, Any]:
     check_form(constraint)
     constraint.require(data.columns)
     for name in constraint.columns:
-        reading = Reading.of(data[name])
+        reading = Reading.of(data[name], name in constraint.discrete)
         if not reading.discrete:
             moments = pd.Series(reading.values(data[name]), data.index, name=name)
             finite_numbers(moments if reading.moment else data[name], constraint.name)
@@ -145,12 +151,13 @@ def _diagnose(constraint: Constraint, data: pd.DataFrame) -> dict[str, Any]:
         'violation_median': float(violation[:, speaker].median()),
         'violation_max': float(violation[:, same_unit].max()),
         'worst_rows': data.index[by_excess.numpy()].tolist(),
+        'share_bound': float(system.binds(system.values(data)).any(1).double().mean()),
     }
     if found['share_feasible'] < FEW and float(excess.median()) > GROSS:
         cause = _likely_cause(constraint, system, data)
         if cause or _out_of_reach(system, residual):
             raise ConstraintMismatchError(
-                f'{constraint.name} holds in {int((excess <= 1).sum()) or "none"} of the {len(data)} training rows: '
+                f'{constraint.name} holds in {int((excess <= 1).sum()) or "none"} of the {len(data)} {rows}: '
                 f'the median violation of {equation.name!r} is {found["violation_median"]:.4g} {equation.unit}, its '
                 f'tolerance {equation.tolerance:.4g} {equation.unit}. {cause or UNEXPLAINED}'
             )

@@ -37,6 +37,10 @@ ROWS_PER_COLUMN = 2
 FEWEST_ROWS = 30
 """Fewer rows obey some relation by chance."""
 
+FEWEST_OFF = 10
+"""Rows in which each column of a relation must leave its most frequent value: two columns that leave zero in one row,
+the same, are in a fixed ratio by chance."""
+
 SAME_ON = 20
 """Rows on which derivatives are compared to see whether a given constraint is affine."""
 
@@ -63,7 +67,8 @@ def discover(data: pd.DataFrame) -> list[Linear]:
     triangle = np.linalg.qr((sample - sample.mean(0)) / scale, mode='r')
     _, singular, directions = np.linalg.svd(triangle)
     weights = directions[singular <= RANK * singular.max()]
-    found = [_law(names, values, scale, row) for row in _echelon(weights)] if len(weights) else []
+    supported = np.array([_off_mode(column) for column in values.T]) >= FEWEST_OFF
+    found = [_law(names, values, scale, row, supported) for row in _echelon(weights)] if len(weights) else []
     return [law for law in found if law is not None]
 
 
@@ -115,9 +120,18 @@ def _echelon(weights: np.ndarray) -> np.ndarray:
     return np.linalg.solve(weights[:, pivots], weights)
 
 
-def _law(names: list[str], values: np.ndarray, scale: np.ndarray, row: np.ndarray) -> Linear | None:
-    """One relation by its standardised weights; None where some row of the table misses it."""
+def _off_mode(column: np.ndarray) -> int:
+    """How many rows have another value than the most frequent one."""
+    return len(column) - int(np.unique(column, return_counts=True)[1].max())
+
+
+def _law(
+    names: list[str], values: np.ndarray, scale: np.ndarray, row: np.ndarray, supported: np.ndarray
+) -> Linear | None:
+    """One relation by its standardised weights; None where some row of the table misses it, or few rows show it."""
     support = np.flatnonzero(np.abs(row) > NEGLIGIBLE)
+    if not supported[support].all():
+        return None
     pivot = support[np.argmax(scale[support])]
     others = support[support != pivot]
     terms = values[:, others] - values[:, others].mean(0)

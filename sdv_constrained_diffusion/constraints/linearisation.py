@@ -54,11 +54,11 @@ class Linearisation:
     def jacobian(self, labels: Tensor) -> Tensor:
         """For rows with these labels, shape (label,), in each equation's unit, shape (equation, column)."""
         key = self.key(labels)
-        if key not in self._jacobians:
-            mean = self._mean.clone()
-            mean[self.system.discrete] = labels
-            self._jacobians[key] = self._standardised(mean)
-        return self._jacobians[key]
+        if key in self._jacobians:
+            return self._jacobians[key]
+        mean = self._mean.clone()
+        mean[self.system.discrete] = labels
+        return self._standardised(mean)
 
     def _standardised(self, row: Tensor) -> Tensor:
         # Where a derivative is not finite the equation counts as flat: rows get Jacobians of their own then.

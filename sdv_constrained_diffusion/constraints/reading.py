@@ -31,19 +31,20 @@ class Reading:
     categories: Categories | None = None
 
     @classmethod
-    def of(cls, column: pd.Series, discrete: bool = False) -> 'Reading':
+    def of(cls, column: pd.Series, discrete: bool = False, categories: Categories | None = None) -> 'Reading':
         """Judges a column by its dtype.
 
         Args:
-            column: all values that can occur.
+            column: some values.
             discrete: read numbers as labels, too.
+            categories: of labels: all that can occur; those of the column when None.
         """
         column = column.infer_objects()
         if pd.api.types.is_datetime64_any_dtype(column.dtype):
             return cls(moment=True, discrete=discrete)
         if pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype):
             return cls(discrete=discrete)
-        return cls(discrete=True, categories=Categories.fit(column))
+        return cls(discrete=True, categories=Categories.fit(column) if categories is None else categories)
 
     def values(self, column: pd.Series) -> np.ndarray:
         """A column as float64, shape (row,): NaN where missing, -1 for a label that did not occur."""
@@ -53,9 +54,20 @@ class Reading:
             return in_seconds(column)
         return column.to_numpy(dtype='float64', na_value=np.nan)
 
-    def written(self, values: np.ndarray) -> Any:
-        """The opposite, for columns that can move: float64, or datetime64 in nanoseconds."""
-        return _moments(values) if self.moment else values
+    def written(self, values: np.ndarray, like: pd.Series) -> pd.Series:
+        """The opposite, for columns that can move: float64; moments in nanoseconds, in the time zone of the column.
+
+        Args:
+            values: shape (row,).
+            like: the column as it was read; moments that have not moved keep digits that float64 cannot hold.
+        """
+        if not self.moment:
+            return pd.Series(values, like.index, name=like.name)
+        naive = _naive(like)
+        moved = pd.Series(_moments(values), like.index, name=like.name)
+        moments = naive.where(in_seconds(naive) == values, moved)
+        zone = getattr(like.dt, 'tz', None)
+        return moments if zone is None else moments.dt.tz_localize('UTC').dt.tz_convert(zone)
 
 
 class Labels:
@@ -70,9 +82,9 @@ class Labels:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, name: str, codes: Tensor, categories: Categories | None) -> None:
+    def __init__(self, name: str, codes: Tensor, reading: Reading) -> None:
         """Keeps the codes and what they stand for; numbers stand for themselves."""
-        self._name, self.codes, self._categories = name, codes, categories
+        self._name, self.codes, self._reading = name, codes, reading
 
     def __eq__(self, label: object) -> Tensor:  # type: ignore[override]
         """True in rows that hold the label, shape (row,)."""
@@ -103,13 +115,21 @@ class Labels:
     def _code(self, label: Any) -> float:
         if isinstance(label, Labels):
             self._refuse()
-        if self._categories is None:
-            return float(label)
-        code = int(self._categories.find(pd.Series([label], dtype=object))[0])
-        return float(code) if code >= 0 else float('nan')
+        categories = self._reading.categories
+        if categories is not None:
+            code = int(categories.find(pd.Series([label], dtype=object))[0])
+            return float(code) if code >= 0 else float('nan')
+        try:
+            return float(seconds(label) if self._reading.moment else label)
+        except (TypeError, ValueError) as error:
+            what = 'moments' if self._reading.moment else 'numbers'
+            raise ConstraintError(
+                f'Column {self._name!r} holds {what}, and none of them is {label!r}. Compare it with one of its values.'
+            ) from error
 
     def _example(self) -> str:
-        return '' if self._categories is None else f' such as {self._categories.levels[0]!r}'
+        categories = self._reading.categories
+        return '' if categories is None or not len(categories.levels) else f' such as {categories.levels[0]!r}'
 
     def _refuse(self, *_: Any) -> NoReturn:
         raise ConstraintError(
@@ -144,9 +164,17 @@ def seconds(value: Any) -> Any:
 
 
 def in_seconds(moments: pd.Series) -> np.ndarray:
-    """datetime64 -> seconds since 1970-01-01, NaN where missing, shape (row,)."""
-    whole, rest = np.divmod(moments.astype('datetime64[ns]').to_numpy().astype('int64'), int(NANOSECONDS))
+    """datetime64 -> seconds since 1970-01-01 UTC, NaN where missing, shape (row,)."""
+    moments = _naive(moments)
+    whole, rest = np.divmod(moments.to_numpy().astype('int64'), int(NANOSECONDS))
     return np.where(moments.isna(), np.nan, whole + rest / NANOSECONDS)
+
+
+def _naive(moments: pd.Series) -> pd.Series:
+    """In nanoseconds and without a time zone, which becomes UTC."""
+    if getattr(moments.dt, 'tz', None) is not None:
+        moments = moments.dt.tz_convert('UTC').dt.tz_localize(None)
+    return moments.astype('datetime64[ns]')
 
 
 def _moments(values: np.ndarray) -> np.ndarray:

@@ -2,16 +2,18 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from sdv_constrained_diffusion._batches import filled
+from sdv_constrained_diffusion._categories import Categories
 from sdv_constrained_diffusion._types import EquationMask, Jacobians, PerEquation, PerRow, Residuals, RowMask, Table
 from sdv_constrained_diffusion.constraints.base import Constraint, TableView, evaluate
 from sdv_constrained_diffusion.constraints.reading import Reading
@@ -48,13 +50,19 @@ class ConstraintSystem:
         equations: all scalar equations, constraint by constraint.
     """
 
-    def __init__(self, constraints: Iterable[Constraint], example: pd.DataFrame) -> None:
+    def __init__(
+        self,
+        constraints: Iterable[Constraint],
+        example: pd.DataFrame,
+        categories: Mapping[str, Categories] = MappingProxyType({}),
+    ) -> None:
         """Binds constraints to a table.
 
         Args:
             constraints: the constraints.
             example: at least one row of the table; tells the columns' order, the number of equations, and the labels of
                 discrete columns.
+            categories: all labels of discrete columns, where the example may lack some.
 
         Raises:
             ColumnMissingError: a constraint reads a column that the table lacks.
@@ -67,7 +75,7 @@ class ConstraintSystem:
         wanted = {name for constraint in self.constraints for name in constraint.columns}
         self.columns = tuple(name for name in example.columns if name in wanted)
         labels = {name for constraint in self.constraints for name in constraint.discrete}
-        self.readings = {name: Reading.of(example[name], name in labels) for name in self.columns}
+        self.readings = {name: Reading.of(example[name], name in labels, categories.get(name)) for name in self.columns}
         # None for a constraint that reads all columns in their order: nothing needs to be gathered then.
         self._places = [
             None if tuple(each.columns) == self.columns else [self.columns.index(name) for name in each.columns]
@@ -143,6 +151,17 @@ class ConstraintSystem:
                 own = block
             blocks.append(own)
         return torch.cat(blocks, dim=1)[: len(values)].masked_fill(self.discrete, 0)
+
+    @property
+    def rigid(self) -> Bool[Tensor, ' equation']:
+        """True for equations over labels alone, which nothing that moves can change."""
+        rigid = [bool(self.discrete.all() if p is None else self.discrete[p].all()) for p in self._places]
+        return torch.tensor(rigid)[self.owners]
+
+    def binds(self, values: Table) -> EquationMask:
+        """Which equations ask anything of which rows, shape (row, equation)."""
+        masks = [each.binds(self.view(number, values)) for number, each in enumerate(self.constraints)]
+        return torch.stack(masks, dim=1)[:, self.owners]
 
     def deviation(self, residual: Residuals) -> Residuals:
         """Signed distance of residuals from their feasible interval, zero inside it."""

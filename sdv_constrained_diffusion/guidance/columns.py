@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
@@ -91,6 +91,18 @@ class GuidedColumns:
             own[:, list(self._codes)] = 0.0
         fixed = self._encoder.point_masses(own) | self._discrete
         return fixed if known is None else fixed | self._encoder.known_columns(known)
+
+    @property
+    def drawn(self) -> Bool[Tensor, ' column']:
+        """Columns that are never moved: labels, and numbers that were learned as categories."""
+        mask = self._discrete.clone()
+        mask[list(self._codes)] = True
+        return mask
+
+    @property
+    def short(self) -> Bool[Tensor, ' column']:
+        """Columns of numbers on a short scale, whose every value is exact."""
+        return (self._numbers < 0) & ~self._encoder.constant & ~self.drawn
 
     def write(self, rows: Rows, values: Table, where: ColumnMask) -> Rows:
         """Rows whose numbers have new values, shape (row, column), where asked."""

@@ -1,12 +1,17 @@
 """The last step: rows of a delivered table onto the constraints and their steps."""
 
+import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import pandas as pd
 import torch
+from torch import Tensor
 
-from sdv_constrained_diffusion._types import ColumnMask, Table
+from sdv_constrained_diffusion._categories import Categories
+from sdv_constrained_diffusion._types import ColumnMask, PerColumn, Table
 from sdv_constrained_diffusion.constraints.base import Constraint
 from sdv_constrained_diffusion.constraints.reading import Reading
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem
@@ -14,6 +19,9 @@ from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.guidance.projection import Projected, ResultCode
 from sdv_constrained_diffusion.guidance.rounding import Steps, attainable_steps, observed_step, project_rounded
 from sdv_constrained_diffusion.guidance.steering import SteeringPlan
+
+ROUNDS = 4
+"""How often columns that leave their limits are held there and the others projected again."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +32,21 @@ class Finisher:
         chord: the constraints and their linearisation.
         steps: on which constrained columns stand; None for one that is delivered with all digits.
         plan: which constraints the table does not obey, and what to do about it.
+        limits: smallest and largest value of each constrained column, which it must not leave, both shape (column,).
     """
 
     chord: Chord
     steps: Steps
     plan: SteeringPlan
+    limits: tuple[PerColumn, PerColumn]
 
     @classmethod
     def fit(
-        cls, constraints: Iterable[Constraint], data: pd.DataFrame, steps: Mapping[str, float | None] | None = None
+        cls,
+        constraints: Iterable[Constraint],
+        data: pd.DataFrame,
+        steps: Mapping[str, float | None] | None = None,
+        categories: Mapping[str, Categories] = MappingProxyType({}),
     ) -> 'Finisher':
         """Linearises the constraints at the mean row, for each combination of labels at its own.
 
@@ -40,13 +54,23 @@ class Finisher:
             constraints: the constraints.
             data: the training table, or rows that stand for it.
             steps: on which columns stand, kept where the constraints allow it; measured on `data` when None.
+            categories: all labels of discrete columns, where `data` may lack some.
         """
-        system = ConstraintSystem(constraints, data)
+        system = ConstraintSystem(constraints, data, categories)
         values = system.values(data)
         chord = Chord(system, values)
         steps = observed_steps(data[list(system.columns)]) if steps is None else steps
         wanted = [steps.get(name) for name in system.columns]
-        return cls(chord, attainable_steps(chord, values, wanted), SteeringPlan.of(chord, values))
+        anything = torch.full_like(chord.scale, math.inf)
+        return cls(
+            chord, attainable_steps(chord, values, wanted), SteeringPlan.of(chord, values), (-anything, anything)
+        )
+
+    def within(self, limits: Mapping[str, tuple[float, float]]) -> 'Finisher':
+        """The same with columns that must stay between limits, moments in seconds."""
+        pairs = [limits.get(name, (-math.inf, math.inf)) for name in self.columns]
+        low, high = torch.tensor(pairs, dtype=torch.float64).T
+        return dataclasses.replace(self, limits=(low, high))
 
     @property
     def columns(self) -> list[str]:
@@ -69,10 +93,14 @@ class Finisher:
         """The constrained columns of numbers that are delivered in whole numbers."""
         readings = self.chord.system.readings
         steps = dict(zip(self.columns, self.steps, strict=True))
-        return [name for name in self.moving if steps[name] == 1.0 and not readings[name].moment]
+        return [name for name in self.moving if (steps[name] or 0.0) >= 1.0 and not readings[name].moment]
 
     def finish(
-        self, data: pd.DataFrame, fixed: ColumnMask | None = None, pinned: ColumnMask | None = None
+        self,
+        data: pd.DataFrame,
+        fixed: ColumnMask | None = None,
+        pinned: ColumnMask | None = None,
+        refusing: bool = True,
     ) -> tuple[pd.DataFrame, Table, Projected]:
         """Projects rows.
 
@@ -80,40 +108,61 @@ class Finisher:
             data: rows with the constrained columns and others.
             fixed: constrained columns that may not move, shape (row, column); none by default.
             pinned: those that may only in rows that cannot obey otherwise, such as values at a limit.
+            refusing: whether rows that break what is met by drawing again are refused; if not, they are moved, too.
 
         Returns:
-            the rows that could be brought onto the constraints, those columns that can move in float64 or datetime64;
-            the constrained columns as they were; and what happened to all rows.
+            the rows that could be brought onto the constraints; the constrained columns as they were; and what happened
+            to all rows.
         """
         system = self.chord.system
         values = system.values(data)
         fixed = torch.zeros_like(values, dtype=torch.bool) if fixed is None else fixed
-        projected = self._project(values, fixed, fixed if pinned is None else fixed | pinned)
+        projected = self._project(values, fixed, fixed if pinned is None else fixed | pinned, refusing)
         finished = data.copy(deep=False)
         for name in self.moving:
-            place = self.columns.index(name)
-            written = pd.Series(system.readings[name].written(projected.values[:, place].numpy()), data.index)
-            if system.readings[name].moment:
-                moved = (projected.values[:, place] != values[:, place]).numpy()
-                written = data[name].astype('datetime64[ns]').where(~moved, written)
-            finished[name] = written
+            moved = projected.values[:, self.columns.index(name)].numpy()
+            finished[name] = system.readings[name].written(moved, data[name])
         return finished[(projected.codes == ResultCode.CONVERGED).numpy()], values, projected
 
-    def _project(self, values: Table, fixed: ColumnMask, pinned: ColumnMask) -> Projected:
+    def _project(self, values: Table, fixed: ColumnMask, pinned: ColumnMask, refusing: bool) -> Projected:
+        """Pinned first; rows that do not get there once more with what was pinned set free."""
         system = self.chord.system
-        refused = (system.violation(system.residual(values)) > system.tolerance)[:, self.plan.redrawn].any(1)
-        projected = project_rounded(self.chord, values, pinned, self.steps)
+        refused = torch.zeros(len(values), dtype=torch.bool)
+        if refusing:
+            refused = (system.violation(system.residual(values)) > system.tolerance)[:, self.plan.redrawn].any(1)
+        projected = self._project_within(values, pinned)
         again = ((projected.codes != ResultCode.CONVERGED) & (pinned & ~fixed).any(1) & ~refused).nonzero()[:, 0]
         if len(again):
-            released = project_rounded(self.chord, values[again], fixed[again], self.steps)
-            for whole, part in zip(
-                (projected.values, projected.codes, projected.displacement),
-                (released.values, released.codes, released.displacement),
-                strict=True,
-            ):
-                whole[again] = part
-        projected.codes[refused] = int(ResultCode.REFUSED)
-        return projected
+            projected = _replaced(projected, again, self._project_within(values[again], fixed[again]))
+        return dataclasses.replace(projected, codes=projected.codes.masked_fill(refused, int(ResultCode.REFUSED)))
+
+    def _project_within(self, values: Table, fixed: ColumnMask) -> Projected:
+        """Columns that leave their limits are held there, and the others take up the constraints (an active set)."""
+        low, high = self.limits
+        projected = project_rounded(self.chord, values, fixed, self.steps)
+        if not (low.isfinite() | high.isfinite()).any():
+            return projected
+        start, held = values, fixed
+        for _ in range(ROUNDS):
+            outside = ((projected.values < low) | (projected.values > high)) & ~fixed
+            rows = outside.any(1).nonzero()[:, 0]
+            if not len(rows):
+                return projected
+            inside = projected.values.clamp(low, high)
+            start, held = torch.where(outside, inside, start), held | outside
+            projected = _replaced(projected, rows, project_rounded(self.chord, start[rows], held[rows], self.steps))
+        outside = (((projected.values < low) | (projected.values > high)) & ~fixed).any(1)
+        codes = torch.where(outside & (projected.codes == 0), int(ResultCode.MAX_STEPS), projected.codes)
+        return dataclasses.replace(projected, codes=codes)
+
+
+def _replaced(whole: Projected, rows: Tensor, part: Projected) -> Projected:
+    """Some rows replaced."""
+    fields = {}
+    for name in ('values', 'codes', 'displacement'):
+        fields[name] = getattr(whole, name).clone()
+        fields[name][rows] = getattr(part, name)
+    return Projected(**fields)
 
 
 def observed_steps(data: pd.DataFrame) -> dict[str, float | None]:

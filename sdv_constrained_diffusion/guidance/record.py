@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from sdv_constrained_diffusion._types import Residuals, Table
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem
@@ -23,11 +24,12 @@ class FinishingRecord:
         self._broken: dict[int, int] = {}
         self._nearest: tuple[float, str] = (math.inf, '')
 
-    def add(self, chord: Chord, before: Table, projected: Projected) -> None:
+    def add(self, chord: Chord, redrawn: Tensor, before: Table, projected: Projected) -> None:
         """Takes a batch down.
 
         Args:
             chord: the constraints.
+            redrawn: equations for which rows are refused, shape (equation,).
             before: constrained columns of the rows as they were drawn, shape (row, column).
             projected: the same rows afterwards.
         """
@@ -36,10 +38,10 @@ class FinishingRecord:
         system, converged = chord.system, projected.codes == ResultCode.CONVERGED
         varies = chord.scale > 0
         squares = ((projected.values - before)[converged] / torch.where(varies, chord.scale, 1.0)).square()
-        # Rows that are refused are refused for what they were; projected, they would obey.
-        refused = (projected.codes == ResultCode.REFUSED)[:, None]
-        failed = torch.where(refused, before, projected.values)[~converged]
-        violation = system.violation(system.residual(failed))
+        # Rows that are refused are refused for what they were, and by these equations alone.
+        refused = (projected.codes == ResultCode.REFUSED)[~converged, None]
+        failed = torch.where(refused, before[~converged], projected.values[~converged])
+        violation = system.violation(system.residual(failed)).masked_fill(refused & ~redrawn, 0)
         broken = ~(violation <= system.tolerance)
         self._look_for_nearest(system, violation)
         for place, constraint in enumerate(system.constraints):

@@ -47,7 +47,12 @@ def observed_step(column: np.ndarray, moment: bool = False) -> float | None:
         column: numbers, or moments in seconds.
         moment: whether they are moments, which stand on days, hours and minutes, too.
     """
-    return next((step for step in (MOMENTS if moment else DECIMALS) if (rounded(column, step) == column).all()), None)
+    steps = MOMENTS if moment else DECIMALS
+    step = next((step for step in steps if (rounded(column, step) == column).all()), None)
+    if step == 1.0 and not moment and np.abs(column).max(initial=0.0) < 2**53:
+        # Even numbers, or multiples of five.
+        return float(max(np.gcd.reduce(column.astype('int64')), 1))
+    return step
 
 
 def attainable_steps(chord: Chord, values: Table, steps: Steps) -> list[float | None]:

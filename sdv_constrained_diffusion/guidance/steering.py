@@ -14,9 +14,20 @@ it does.
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from sdv_constrained_diffusion._types import FeatureMask, Numbers, Residuals, Rows, Table, TimeGrid, Times
+from sdv_constrained_diffusion._types import (
+    FeatureMask,
+    Numbers,
+    PerRow,
+    Residuals,
+    RowMask,
+    Rows,
+    Table,
+    TimeGrid,
+    Times,
+)
 from sdv_constrained_diffusion.constraints.diagnosis import steering
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem
 from sdv_constrained_diffusion.diffusion.denoiser import Denoiser
@@ -42,7 +53,7 @@ class SteeringPlan:
         steering: equations that the training rows do not obey, shape (equation,), bool.
         steered: equations towards whose targets rows are steered, by their numbers, shape (steered,).
         targets: residuals that rows are steered to, each row to one at random, shape (target, steered).
-        redrawn: inequalities that rows are not moved to: those that break them are drawn again, shape (equation,).
+        redrawn: equations that rows are not moved to: those that break them are drawn again, shape (equation,).
     """
 
     steering: Tensor
@@ -54,9 +65,9 @@ class SteeringPlan:
     def of(cls, chord: Chord, values: Table) -> 'SteeringPlan':
         """Decides by the training rows.
 
-        Equalities are steered to. Inequalities that at least `OFTEN` of the rows obey together are met by drawing
-        again. Otherwise each row is steered to the residuals of a training row that obeys them ("sampled slack"), or
-        to the limits where none does.
+        Equalities are steered to. Inequalities that at least `OFTEN` of the rows that they bind obey together are met
+        by drawing again, and so is what reads labels alone. Otherwise each row is steered to the residuals of a
+        training row that obeys them ("sampled slack"), or to the limits where none does.
 
         Args:
             chord: the constraints and their linearisation.
@@ -65,17 +76,29 @@ class SteeringPlan:
         system = chord.system
         steer = steering(system, values, chord.equation_scale)
         equality = system.lower == system.upper
-        unequal = steer & ~equality
-        residual = system.residual(values)
+        # What reads labels alone cannot be steered to.
+        unequal, rigid = steer & ~equality & ~system.rigid, steer & system.rigid
+        residual, binds = system.residual(values), system.binds(values)
         obeys = (system.violation(residual) <= system.tolerance)[:, unequal].all(1)
-        nothing = torch.zeros_like(steer)
-        if not unequal.any() or obeys.double().mean() >= OFTEN:
-            steered = (steer & equality).nonzero()[:, 0]
-            return cls(steer, steered, system.lower[steered][None], unequal)
-        steered = steer.nonzero()[:, 0]
-        near = residual[obeys] if obeys.any() else residual
-        targets = near.clamp(system.lower, system.upper)[:MOST_TARGETS, steered]
-        return cls(steer, steered, targets, unequal if obeys.any() else nothing)
+        bound = binds[:, unequal].any(1)
+        if not unequal.any() or obeys[bound].double().mean() >= OFTEN:
+            steered = (steer & equality & ~rigid).nonzero()[:, 0]
+            return cls(steer, steered, system.lower[steered][None], unequal | rigid)
+        steered = (steer & ~rigid).nonzero()[:, 0]
+        examples = [obeys & binds[:, equation] for equation in steered.tolist()]
+        targets = torch.stack(
+            [_targets(residual[:, e], own) for e, own in zip(steered.tolist(), examples, strict=True)], dim=1
+        ).clamp(system.lower[steered], system.upper[steered])
+        shown = [bool(own.any()) for own in examples]
+        redrawn = rigid.clone()
+        redrawn[steered] = unequal[steered] & torch.tensor(shown)
+        return cls(steer, steered, targets, redrawn)
+
+
+def _targets(residual: PerRow, examples: RowMask) -> Float[Tensor, ' target']:
+    """Residuals of example rows, repeated to `MOST_TARGETS`; equations with the same examples get those of one row."""
+    chosen = residual[examples] if examples.any() else residual
+    return chosen.repeat(-(-MOST_TARGETS // len(chosen)))[:MOST_TARGETS]
 
 
 @dataclass(frozen=True)
@@ -166,6 +189,8 @@ class SteeredDenoiser(Denoiser):
         free = torch.ones_like(J[:, 0]) if known is None else (~self._layout.numbers(known)).to(J)
         J = J * free[:, None, :]
         gain = (J @ C) * free[:, None, :]
+        # An equation that does not bind a row, or that no free number changes, asks nothing of it.
+        off = off.masked_fill((J == 0).all(2), 0)
         normal = gain @ J.mT
         size = normal.diagonal(dim1=1, dim2=2).mean(1)
         ridge = RIDGE * size + torch.finfo(size.dtype).tiny

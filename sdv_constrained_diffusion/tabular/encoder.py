@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from sdv_constrained_diffusion._categories import Categories
@@ -115,6 +115,15 @@ class TableEncoder:
     def levels(self, name: str) -> np.ndarray | None:
         """What the codes of a discrete column stand for, shape (level,); None for a column of numbers."""
         return self._categories[name].levels if name in self._categories else None
+
+    @property
+    def constant(self) -> Bool[Tensor, ' column']:
+        """True for columns of one value."""
+        mask = torch.zeros(len(self.columns), dtype=torch.bool)
+        for part in self._parts:
+            if not part.numbers and not part.blocks:
+                mask[part.columns] = True
+        return mask
 
     def numbers_of_columns(self) -> Int[Tensor, ' column']:
         """Which number of model space each column owns, -1 for none."""

@@ -131,6 +131,7 @@ def test_a_report_row_holds_the_numbers_worked_out_by_hand():
             'violation_median': 1.0,
             'violation_max': 3.0,
             'worst_rows': [2, 1],
+            'share_bound': 1.0,
         }
     ]
 

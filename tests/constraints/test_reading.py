@@ -39,7 +39,7 @@ def test_a_label_that_never_occurs_is_held_by_no_row():
     assert not (colour == 'green').any()
     # Rows whose label was not there when the reading was made hold none that is asked for either.
     reading = Reading.of(COLOURS)
-    unseen = Labels('colour', torch.from_numpy(reading.values(pd.Series(['green']))), reading.categories)
+    unseen = Labels('colour', torch.from_numpy(reading.values(pd.Series(['green']))), reading)
     assert not (unseen == 'green').any()
     assert not (unseen == 'red').any()
 
@@ -108,18 +108,58 @@ def test_moments_come_back_as_they_were_to_the_microsecond(moments):
     column = pd.Series(moments, dtype='datetime64[ns]')
     reading = Reading.of(column)
     assert reading.moment
-    back = pd.Series(reading.written(reading.values(column)))
+    far = column - pd.Timedelta(days=1)
+    back = reading.written(reading.values(column), far)
     # Seconds in float64 are good to 2^-20 s, a microsecond, at these dates.
     assert (back - column).abs().max() <= pd.Timedelta(microseconds=1)
     whole = column.dt.floor('s')
-    assert (pd.Series(reading.written(reading.values(whole))) == whole).all()
+    assert (reading.written(reading.values(whole), far) == whole).all()
+    # What has not moved is what it was, to the nanosecond.
+    exact = column + pd.Timedelta(nanoseconds=3)
+    assert (reading.written(reading.values(exact), exact) == exact).all()
+
+
+def test_moments_with_a_time_zone_are_read_in_utc_and_written_in_their_zone():
+    column = pd.Series(pd.to_datetime(['2024-07-01 12:00', '2024-01-01 12:00'])).dt.tz_localize('Europe/Berlin')
+    reading = Reading.of(column)
+    # Noon in Berlin is 10:00 UTC in summer and 11:00 in winter.
+    expected = pd.Series(pd.to_datetime(['2024-07-01 10:00', '2024-01-01 11:00']))
+    assert reading.values(column).tolist() == in_seconds(expected).tolist()
+    moved = reading.written(reading.values(column) + 3600, column)
+    assert (moved == column + pd.Timedelta(hours=1)).all()
+    assert str(moved.dtype) == 'datetime64[ns, Europe/Berlin]'
 
 
 def test_a_missing_moment_is_nan_and_comes_back_missing():
     column = pd.Series(pd.to_datetime(['2024-01-01', None]))
     values = in_seconds(column)
     assert np.isnan(values).tolist() == [False, True]
-    assert pd.isna(Reading.of(column).written(values)).tolist() == [False, True]
+    assert Reading.of(column).written(values, column).isna().tolist() == [False, True]
+
+
+def test_moments_and_numbers_are_compared_as_labels_with_what_they_hold():
+    @constraint(columns=['day', 'n', 'x'], discrete=['day', 'n'])
+    def law(table):
+        return torch.where((table.day == '2024-01-02') & (table.n == 4), table.x, 0.0)
+
+    data = pd.DataFrame({'day': pd.to_datetime(['2024-01-01', '2024-01-02']), 'n': [4, 4], 'x': [1.0, 2.0]})
+    system = ConstraintSystem([law], data)
+    assert system.residual(system.values(data))[:, 0].tolist() == [0.0, 2.0]
+    for label, said in (('soon', "none of them is 'soon'"), (None, 'holds moments, and none of them is None')):
+        with pytest.raises(ConstraintError, match=said):
+            _ = TableView.from_dataframe(data, ['day'], readings={'day': Reading.of(data['day'], True)}).day == label
+
+
+def test_a_rule_between_labels_alone_has_no_derivative_and_is_no_error():
+    @constraint(columns=['kind', 'size'])
+    def rule(table):
+        return ((table.kind == 'a') & (table.size == 'L')).double()
+
+    data = pd.DataFrame({'kind': ['a', 'b'], 'size': ['L', 'L']})
+    system = ConstraintSystem([rule], data)
+    assert system.rigid.tolist() == [True]
+    assert (system.jacobian(system.values(data)) == 0).all()
+    assert system.feasible(system.values(data)).tolist() == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,9 @@ def test_a_row_has_the_same_bits_alone_and_in_company():
         ([1 / 3, 1.0], None),
         ([-0.5, 0.0], 0.1),
         ([1e300, 0.0], 1.0),
-        ([86400.0, 0.0], 1.0),
+        ([86400.0, 0.0, 7.0], 1.0),
+        ([4.0, -10.0, 0.0], 2.0),
+        ([15.0, 25.0], 5.0),
     ],
 )
 def test_the_step_is_the_widest_that_changes_nothing(column, step):
