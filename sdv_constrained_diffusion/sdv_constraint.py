@@ -23,7 +23,8 @@ def as_sdv_constraint(constraints: Sequence[Constraint]) -> SingleTableProgramma
     columns rows may miss the constraints: SDV writes the values asked for into rows that it has already checked.
 
     Args:
-        constraints: at least one; they must hold on the training rows.
+        constraints: at least one. Rows are moved to those that the training rows do not obey, too, or drawn again for
+            inequalities that cut through them; the distribution follows by no other means.
 
     Raises:
         ConstraintError: there is none, or one is ill formed.

@@ -47,7 +47,8 @@ class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
 
     Args:
         metadata: SDV metadata of one table.
-        enforce_min_max_values: keep each unconstrained column within the range of the training data.
+        enforce_min_max_values: keep each column that no constraint of the user reads within the range of the training
+            data.
         enforce_rounding: round each column as the training data are rounded; constrained ones only where rounded rows
             can obey their constraints.
         locales: locales of personal data that SDV invents.

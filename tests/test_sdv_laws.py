@@ -150,7 +150,7 @@ def test_a_conditional_equality_is_steered_to_and_takes_the_other_columns_with_i
     rng, table = noise(1500)
     table['y'] = table['x'] + 0.1 * table['y']
     table['kind'] = rng.choice(['a', 'b'], 1500, p=[0.7, 0.3])
-    synthesizer = fitted(table, epochs=120)
+    synthesizer = fitted(table, epochs=80)
     synthesizer.add_constraints([ConditionalOn('kind', 'b', SumTo(['x'], 1.5))])
     rows = sample(synthesizer, 500)
     bound = rows[rows['kind'] == 'b']

@@ -34,7 +34,7 @@ def tax_law(table):
 LAWS = [tax_law, Ordered('issued', 'due')]
 
 
-def invoices(num_rows=1500, seed=0):
+def invoices(num_rows=1000, seed=0):
     rng = np.random.default_rng(seed)
     category = rng.choice(list(RATES), num_rows, p=[0.5, 0.3, 0.2])
     net = rng.gamma(3, 60, num_rows).round(2).clip(1)
@@ -58,7 +58,7 @@ def data():
 
 @pytest.fixture(scope='module')
 def fitted(data):
-    synthesizer = ConstrainedDiffusionSynthesizer(metadata_of(data, described()), epochs=120, seed=0)
+    synthesizer = ConstrainedDiffusionSynthesizer(metadata_of(data, described()), epochs=80, seed=0)
     synthesizer.add_constraints(LAWS)
     return fit(synthesizer, data)
 
@@ -113,7 +113,7 @@ def test_discovery_can_be_switched_off(data):
 
 
 def test_a_steering_equality_is_added_after_training(fresh, data):
-    with pytest.warns(UserWarning, match=r'net == 150 \(steering\): 0.0% of the training rows'):
+    with pytest.warns(UserWarning, match=r'net == 150 \(steering\): [0-9.]+% of the rows that the model draws'):
         fresh.add_constraints([SumTo(['net'], 150.0, unit='EUR')])
     rows = sample(fresh, 200)
     assert len(rows) == 200
@@ -236,7 +236,7 @@ def test_sdvs_own_synthesizers_obey_laws_over_labels_and_moments(data):
 
 
 def test_training_rows_that_mostly_break_a_constraint_are_steered(data):
-    synthesizer = ConstrainedDiffusionSynthesizer(metadata_of(data, described()), epochs=60, seed=0)
+    synthesizer = ConstrainedDiffusionSynthesizer(metadata_of(data, described()), epochs=30, seed=0)
     synthesizer.add_constraints([Bounds('net', lower=500.0, unit='EUR')])
     with pytest.warns(UserWarning, match=r'500 <= net \(steering\): [0-9.]+% of the training rows .*worst rows: '):
         fit(synthesizer, data)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sdv_constrained_diffusion._types import Jacobians
 from sdv_constrained_diffusion.constraints.base import Constraint, Misreading, TableView, evaluate
-from sdv_constrained_diffusion.constraints.reading import seconds
+from sdv_constrained_diffusion.constraints.moments import seconds
 from sdv_constrained_diffusion.constraints.written import from_dict, to_dict
 from sdv_constrained_diffusion.errors import ConstraintError
 

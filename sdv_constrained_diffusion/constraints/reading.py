@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from sdv_constrained_diffusion._categories import Categories
+from sdv_constrained_diffusion.constraints.moments import in_seconds, moments, naive, seconds
 from sdv_constrained_diffusion.errors import ConstraintError
-
-NANOSECONDS = 1e9
-"""In a second; moments are seconds since 1970-01-01, good to a quarter of a microsecond in float64."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +61,11 @@ class Reading:
         """
         if not self.moment:
             return pd.Series(values, like.index, name=like.name)
-        naive = _naive(like)
-        moved = pd.Series(_moments(values), like.index, name=like.name)
-        moments = naive.where(in_seconds(naive) == values, moved)
+        before = naive(like)
+        moved = pd.Series(moments(values), like.index, name=like.name)
+        written = before.where(in_seconds(before) == values, moved)
         zone = getattr(like.dt, 'tz', None)
-        return moments if zone is None else moments.dt.tz_localize('UTC').dt.tz_convert(zone)
+        return written if zone is None else written.dt.tz_localize('UTC').dt.tz_convert(zone)
 
 
 class Labels:
@@ -140,46 +138,3 @@ class Labels:
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
     __neg__ = __pow__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
-
-
-def seconds(value: Any) -> Any:
-    """A moment or a span of time in seconds; anything else as it is.
-
-    Args:
-        value: a text such as '2024-01-31', a date, a Timestamp or a Timedelta.
-
-    Raises:
-        ConstraintError: the text is no moment.
-    """
-    if isinstance(value, pd.Timedelta | np.timedelta64):
-        return pd.Timedelta(value) / pd.Timedelta(seconds=1)
-    if not isinstance(value, str | pd.Timestamp | np.datetime64) and not hasattr(value, 'isoformat'):
-        return value
-    try:
-        return float(in_seconds(pd.Series([pd.Timestamp(value)]))[0])
-    except ValueError as error:
-        raise ConstraintError(
-            f'{value!r} is no moment: {error}. Write it as 2024-01-31 or 2024-01-31 12:30.'
-        ) from error
-
-
-def in_seconds(moments: pd.Series) -> np.ndarray:
-    """datetime64 -> seconds since 1970-01-01 UTC, NaN where missing, shape (row,)."""
-    moments = _naive(moments)
-    whole, rest = np.divmod(moments.to_numpy().astype('int64'), int(NANOSECONDS))
-    return np.where(moments.isna(), np.nan, whole + rest / NANOSECONDS)
-
-
-def _naive(moments: pd.Series) -> pd.Series:
-    """In nanoseconds and without a time zone, which becomes UTC."""
-    if getattr(moments.dt, 'tz', None) is not None:
-        moments = moments.dt.tz_convert('UTC').dt.tz_localize(None)
-    return moments.astype('datetime64[ns]')
-
-
-def _moments(values: np.ndarray) -> np.ndarray:
-    """Seconds since 1970-01-01 -> datetime64 in nanoseconds; whole seconds exactly, the rest to a microsecond."""
-    missing = ~np.isfinite(values)
-    whole = np.floor(np.where(missing, 0.0, values))
-    micro = np.where(missing, np.timedelta64('NaT', 'us'), np.round((values - whole) * 1e6).astype('timedelta64[us]'))
-    return whole.astype('int64').astype('datetime64[s]').astype('datetime64[ns]') + micro

@@ -9,7 +9,7 @@ from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
 from sdv_constrained_diffusion._types import ColumnMask, FeatureMask, Jacobians, PerColumn, Rows, Table
-from sdv_constrained_diffusion.constraints.reading import NANOSECONDS
+from sdv_constrained_diffusion.constraints.moments import NANOSECONDS
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem
 from sdv_constrained_diffusion.tabular.encoder import TableEncoder
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from sdv_constrained_diffusion import constraint
 from sdv_constrained_diffusion.constraints.base import TableView
-from sdv_constrained_diffusion.constraints.reading import Labels, Reading, in_seconds, seconds
+from sdv_constrained_diffusion.constraints.moments import in_seconds, seconds
+from sdv_constrained_diffusion.constraints.reading import Labels, Reading
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem
 from sdv_constrained_diffusion.errors import ConstraintError
 

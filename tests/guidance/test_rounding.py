@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdv_constrained_diffusion import Bounds, Formula, Ordered, SumTo
-from sdv_constrained_diffusion.constraints.reading import in_seconds
+from sdv_constrained_diffusion.constraints.moments import in_seconds
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem
 from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.guidance.projection import ResultCode, project
