@@ -149,7 +149,8 @@ class ConstrainedSynthesizer(BaseSingleTableSynthesizer, abc.ABC):
 
         Returns:
             one row per constraint: `constraint`, `kind` ('learned' or 'steering'), `unit`, `tolerance`,
-            `share_feasible`, `violation_median`, `violation_max`, in that unit, and `worst_rows`.
+            `share_feasible`, `violation_median`, `violation_max`, in that unit, `worst_rows`, and `share_bound`, of
+            rows that it asks anything of.
         """
         return self._enforcement.diagnosis.copy()
 

@@ -15,7 +15,7 @@ from sdv_constrained_diffusion._types import ColumnMask, PerColumn, Table
 from sdv_constrained_diffusion.constraints.base import Constraint
 from sdv_constrained_diffusion.constraints.reading import Reading
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem
-from sdv_constrained_diffusion.guidance.chord import Chord
+from sdv_constrained_diffusion.guidance.chord import Chord, standardised_move
 from sdv_constrained_diffusion.guidance.projection import Projected, ResultCode
 from sdv_constrained_diffusion.guidance.rounding import Steps, attainable_steps, observed_step, project_rounded
 from sdv_constrained_diffusion.guidance.steering import SteeringPlan
@@ -147,13 +147,13 @@ class Finisher:
             outside = ((projected.values < low) | (projected.values > high)) & ~fixed
             rows = outside.any(1).nonzero()[:, 0]
             if not len(rows):
-                return projected
+                break
             inside = projected.values.clamp(low, high)
             start, held = torch.where(outside, inside, start), held | outside
             projected = _replaced(projected, rows, project_rounded(self.chord, start[rows], held[rows], self.steps))
         outside = (((projected.values < low) | (projected.values > high)) & ~fixed).any(1)
         codes = torch.where(outside & (projected.codes == 0), int(ResultCode.MAX_STEPS), projected.codes)
-        return dataclasses.replace(projected, codes=codes)
+        return Projected(projected.values, codes, standardised_move(projected.values, values, self.chord.scale))
 
 
 def _replaced(whole: Projected, rows: Tensor, part: Projected) -> Projected:
