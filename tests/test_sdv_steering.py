@@ -222,7 +222,7 @@ def test_the_report_and_its_page_tell_what_became_of_each_constraint(fresh, data
     pd.testing.assert_frame_equal(report.get_constraint_report(), laws)
     report.to_html(tmp_path / 'page.html')
     page = (tmp_path / 'page.html').read_text()
-    for said in ('By constraint', 'num redrawn', 'displacement p99', 'worst rows', 'steering', 'discovered'):
+    for said in ('By constraint', 'redrawn', 'moved, p99', 'worst rows', 'steering', 'discovered'):
         assert said in page
     assert report.to_dict()['constraints'][2]['kind'] == 'steering'
 

@@ -46,9 +46,10 @@ PROSE = {
     CONSTRAINTS: """How far the rows miss each equation, in the equation's own unit, and the share of rows within the
         tolerance. Every synthetic row is judged; the floor is the violation of the real rows themselves.""",
     'Constraints': """What became of each constraint. Learned: the training rows obey it. Steering: they do not, and
-        rows were drawn towards it. Discovered: found in the training rows. The largest, 99th percentile and mean
-        violation are in its unit; the displacement is how far rows were moved in the end, root mean square over its
-        columns, in column standard deviations; rows that were drawn again broke it and are not in the table.""",
+        rows were drawn towards it. Discovered: found in the training rows. Within: share of rows within the tolerance.
+        The largest, 99th percentile and mean violation are in its unit. Moved: how far rows were moved in the end, root
+        mean square over its columns, in column standard deviations. Redrawn: rows that broke it and are not in the
+        table.""",
 }
 
 
@@ -112,7 +113,14 @@ def constraint_section(report: pd.DataFrame) -> Section:
         report: of `FidelityReport.get_constraint_report`, at least one row.
     """
     lines = report.assign(worst_rows=[', '.join(map(str, rows)) for rows in report['worst_rows']])
-    lines = lines.rename(columns=lambda column: column.replace('_', ' '))
+    short = {
+        'share_within_tolerance': 'within',
+        'displacement_median': 'moved, median',
+        'displacement_p99': 'moved, p99',
+        'num_redrawn': 'redrawn',
+        'worst_rows': 'worst rows',
+    }
+    lines = lines.rename(columns=short)
     return Section('Constraints', PROSE['Constraints'], tables=[Table('By constraint', lines)])
 
 
