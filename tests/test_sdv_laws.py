@@ -13,9 +13,16 @@ pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
 NUMERICAL = {'sdtype': 'numerical'}
 
 
+@pytest.fixture(autouse=True)
+def few_typical_rows(monkeypatch):
+    """A quarter of the rows that usually stand for the training rows: what is tested here needs no more."""
+    for module in ('enforcement', 'model'):
+        monkeypatch.setattr(f'sdv_constrained_diffusion.{module}.TYPICAL_ROWS', 512)
+
+
 def fitted(table, laws=(), columns=None, **arguments):
     described = metadata_of(table, columns)
-    synthesizer = ConstrainedDiffusionSynthesizer(described, **({'epochs': 15, 'seed': 0} | arguments))
+    synthesizer = ConstrainedDiffusionSynthesizer(described, **({'epochs': 8, 'seed': 0} | arguments))
     if laws:
         synthesizer.add_constraints(list(laws))
     return fit(synthesizer, table)
