@@ -31,6 +31,23 @@ class ColumnMissingError(ConstraintError):
         return cls(f'{who} needs column {missing!r}, which the table lacks.{looks} {hint}')
 
 
+class LabelsError(ConstraintError):
+    """A residual computes with a column that is read as labels.
+
+    Attributes:
+        column: the column's name.
+    """
+
+    def __init__(self, message: str, column: str) -> None:
+        """Keeps the column beside the message."""
+        super().__init__(message, column)
+        self.column = column
+
+    def __str__(self) -> str:
+        """The message."""
+        return str(self.args[0])
+
+
 class ConstraintMismatchError(ConstrainedDiffusionError, ValueError):
     """The training rows miss a constraint grossly and systematically: a unit or a sign is wrong."""
 

@@ -8,7 +8,8 @@ import pandas as pd
 
 from sdv_constrained_diffusion._categories import Categories
 from sdv_constrained_diffusion.constraints.reading import Reading
-from sdv_constrained_diffusion.guidance.rounding import observed_step, rounded
+from sdv_constrained_diffusion.guidance.finishing import observed_steps
+from sdv_constrained_diffusion.guidance.rounding import rounded
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class TableFacts:
         moving = [name for name, reading in readings.items() if not reading.discrete]
         numbers = {name: readings[name].values(table[name].dropna()) for name in moving}
         return cls(
-            steps={name: observed_step(numbers[name], readings[name].moment) for name in moving if name in rounded},
+            steps=observed_steps(table[[name for name in moving if name in rounded]]),
             ranges={name: (float(each.min()), float(each.max())) for name, each in numbers.items() if len(each)},
             categories={name: Categories.fit(table[name]) for name, reading in readings.items() if reading.discrete},
             clipping=clipping,

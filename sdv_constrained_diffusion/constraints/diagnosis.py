@@ -15,7 +15,7 @@ from sdv_constrained_diffusion.constraints.feasibility import NUM_WORST
 from sdv_constrained_diffusion.constraints.linearisation import Linearisation
 from sdv_constrained_diffusion.constraints.reading import Reading
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem, check_form
-from sdv_constrained_diffusion.errors import ConstraintError, ConstraintMismatchError
+from sdv_constrained_diffusion.errors import ConstraintError, ConstraintMismatchError, LabelsError
 
 LEARNED, STEERING = 'learned', 'steering'
 """The training rows obey a constraint, or they do not and synthetic rows are to be elsewhere."""
@@ -36,8 +36,8 @@ ALMOST_ALL = 0.99
 """Share of the rows from which on an inequality is learned; below it, its limits cut through the data."""
 
 NEAR = 0.01
-"""An equation is learned, too, where rows miss it by less than this in column standard deviations: the median row for
-an equality, 99 % of them for an inequality. Measured or rounded data do."""
+"""Rows that miss an equation by no more than this, in column standard deviations, count as obeying it when learned is
+told from steering. Measured or rounded data do."""
 
 
 def diagnose(constraints: Iterable[Constraint], data: pd.DataFrame, rows: str = TRAINING_ROWS) -> pd.DataFrame:
@@ -56,7 +56,7 @@ def diagnose(constraints: Iterable[Constraint], data: pd.DataFrame, rows: str = 
 
     Raises:
         ColumnMissingError: a constrained column is not in the table.
-        DataError: a constrained column of numbers or moments holds NaN or inf.
+        DataError: a constrained column of numbers or moments holds NaN or inf, or text where the constraint computes.
         ConstraintError: a residual is not finite on a training row.
         ConstraintMismatchError: hardly any row is feasible, the median row is far off (`FEW`, `GROSS`), and either a
             misreading explains it or the limits lie beyond what the rows come near to.
@@ -73,14 +73,10 @@ def steering(system: ConstraintSystem, values: Tensor, equation_scale: PerEquati
         equation_scale: norm of each equation's gradient by standardised columns.
     """
     violation, binds = system.violation(system.residual(values)), system.binds(values)
-    obeys = ((violation <= system.tolerance) & binds).double().sum(0)
-    share = obeys / binds.double().sum(0)
-    distance = torch.where(binds, violation / equation_scale, torch.nan)
-    equality = system.lower == system.upper
-    enough = torch.where(equality, MOSTLY, ALMOST_ALL)
-    near = torch.where(equality, distance.nanquantile(0.5, dim=0), distance.nanquantile(ALMOST_ALL, dim=0))
+    near = violation <= torch.maximum(system.tolerance, NEAR * equation_scale)
     # NaN where an equation binds no row: there is nothing to be steered.
-    return (share < enough) & (near > NEAR)
+    share = (near & binds).double().sum(0) / binds.double().sum(0)
+    return share < torch.where(system.lower == system.upper, MOSTLY, ALMOST_ALL)
 
 
 def sentence(found: Any, rows: str = TRAINING_ROWS) -> str:
@@ -133,7 +129,11 @@ def _diagnose(constraint: Constraint, data: pd.DataFrame, rows: str) -> dict[str
         if not reading.discrete:
             moments = pd.Series(reading.values(data[name]), data.index, name=name)
             finite_numbers(moments if reading.moment else data[name], constraint.name)
-    system = ConstraintSystem([constraint], data)
+    try:
+        system = ConstraintSystem([constraint], data)
+    except LabelsError as error:
+        finite_numbers(data[error.column], constraint.name)  # names the row that holds no number
+        raise
     residual = system.finite_residual(data)
     violation = system.violation(residual)
     excess, worst = system.worst(violation)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sdv_constrained_diffusion._categories import Categories
 from sdv_constrained_diffusion.constraints.moments import in_seconds, moments, naive, seconds
-from sdv_constrained_diffusion.errors import ConstraintError
+from sdv_constrained_diffusion.errors import ConstraintError, LabelsError
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,8 @@ class Labels:
 
     def isin(self, labels: Iterable[Any]) -> Tensor:
         """True in rows that hold one of the labels, shape (row,)."""
-        return torch.stack([torch.zeros_like(self.codes, dtype=torch.bool), *(self == label for label in labels)]).any(
-            0
-        )
+        nowhere = torch.zeros_like(self.codes, dtype=torch.bool)
+        return torch.stack([nowhere, *(self == label for label in labels)]).any(0)
 
     def map(self, numbers: Mapping[Any, float], default: float = float('nan')) -> Tensor:
         """The number that each row's label stands for, shape (row,), float64.
@@ -130,10 +129,11 @@ class Labels:
         return '' if categories is None or not len(categories.levels) else f' such as {categories.levels[0]!r}'
 
     def _refuse(self, *_: Any) -> NoReturn:
-        raise ConstraintError(
+        raise LabelsError(
             f'Column {self._name!r} is read as labels{self._example()}, which have no arithmetic. Compare them with a '
             "label (==, !=, isin), or turn them into numbers: table.tariff.map({'day': 0.31, 'night': 0.24}). If the "
-            'column should hold numbers, convert it with pandas.to_numeric.'
+            'column should hold numbers, convert it with pandas.to_numeric.',
+            self._name,
         )
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
