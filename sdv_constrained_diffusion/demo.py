@@ -101,7 +101,7 @@ def run_pjm5(
     """
     from sdv_constrained_diffusion.power import scenarios
     from sdv_constrained_diffusion.power.constraints import PowerFlow
-    from sdv_constrained_diffusion.power.grid import import_pandapower
+    from sdv_constrained_diffusion.power.nets import import_pandapower
     from sdv_constrained_diffusion.power.validation import verify_with_runpp
 
     started, clock, out = time.perf_counter(), Clock(), Path(out)

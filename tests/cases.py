@@ -7,7 +7,7 @@ import numpy as np
 import pandapower.networks as networks
 import pandas as pd
 
-from sdv_constrained_diffusion.power.grid import solved_row
+from sdv_constrained_diffusion.power.nets import solved_row
 
 LINE = {'length_km': 20.0, 'r_ohm_per_km': 0.1, 'x_ohm_per_km': 0.4, 'c_nf_per_km': 9.0, 'max_i_ka': 1.0}
 """An overhead line of 110 kV, for `pandapower.create_line_from_parameters`."""

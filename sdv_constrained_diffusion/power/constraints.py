@@ -12,9 +12,9 @@ from torch import Tensor
 from sdv_constrained_diffusion._types import Jacobians, Residuals
 from sdv_constrained_diffusion.constraints.base import Constraint, Misreading, TableView
 from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError
-from sdv_constrained_diffusion.power.equations import injection_jacobians, injections
+from sdv_constrained_diffusion.power.equations import Admittances, power_jacobians, powers
 from sdv_constrained_diffusion.power.grid import Grid
-from sdv_constrained_diffusion.power.tables import QUANTITIES, column
+from sdv_constrained_diffusion.power.tables import WIDE, column
 
 RADIANS_PER_DEGREE = math.pi / 180
 
@@ -56,7 +56,7 @@ class PowerFlow(Constraint):
         self.tolerance_mw = tolerance_mw
         self.tolerance_vm_pu, self.tolerance_va_degree = tolerance_vm_pu, tolerance_va_degree
         self._own_names = dict(columns or {})
-        self._standard = [column(quantity, bus) for quantity in QUANTITIES for bus in grid.buses]
+        self._standard = [column(quantity, bus) for quantity in WIDE for bus in grid.buses]
         self.columns = tuple(self._own_names.get(name, name) for name in self._standard)
         self._check_names()
         nodes, fused = len(grid.y_bus), len(grid.fused)
@@ -112,10 +112,10 @@ class PowerFlow(Constraint):
         p_mw, q_mvar, vm_pu, va_degree = self._read(table)
         y_bus = self._y_bus(table.values)
         if self._one_bus_per_node:
-            p, q = injections(vm_pu, va_degree * RADIANS_PER_DEGREE, y_bus)
+            p, q = powers(vm_pu, va_degree * RADIANS_PER_DEGREE, y_bus)
             return torch.cat([p_mw - self.grid.sn_mva * p, q_mvar - self.grid.sn_mva * q], dim=1)
         first, fused, first_of_fused = self._positions(table.values.device)
-        p, q = injections(vm_pu[:, first], va_degree[:, first] * RADIANS_PER_DEGREE, y_bus)
+        p, q = powers(vm_pu[:, first], va_degree[:, first] * RADIANS_PER_DEGREE, y_bus)
         return torch.cat(
             [
                 self._sum_per_node(p_mw) - self.grid.sn_mva * p,
@@ -141,11 +141,11 @@ class PowerFlow(Constraint):
         _, _, vm_pu, va_degree = self._read(table)
         first, fused, first_of_fused = self._positions(table.values.device)
         vm, va = vm_pu[:, first], va_degree[:, first] * RADIANS_PER_DEGREE
-        dp_dvm, dp_dva, dq_dvm, dq_dva = injection_jacobians(vm, va, self._y_bus(table.values))
+        dp_dvm, dp_dva, dq_dvm, dq_dva = power_jacobians(vm, va, self._y_bus(table.values))
 
         position = {name: index for index, name in enumerate(table.names)}
         at = torch.tensor([position[name] for name in self.columns], device=first.device)
-        p_mw, q_mvar, vm_pu_at, va_degree_at = at.reshape(len(QUANTITIES), -1)
+        p_mw, q_mvar, vm_pu_at, va_degree_at = at.reshape(len(WIDE), -1)
         nodes, node = len(first), torch.as_tensor(self.grid.node, device=first.device)
         per_pu, per_degree = self.grid.sn_mva, self.grid.sn_mva * RADIANS_PER_DEGREE
 
@@ -193,7 +193,7 @@ class PowerFlow(Constraint):
         yield Misreading(
             cause='the powers count load as positive instead of generation',
             remedy='change the sign of the columns p_mw_* and q_mvar_*; for a pandapower network that has shunts, use '
-            'sdv_constrained_diffusion.power.grid.result_row, which also takes the shunts out of net.res_bus',
+            'sdv_constrained_diffusion.power.nets.result_row, which also takes the shunts out of net.res_bus',
             reread=lambda table: self._scaled(table, powers, -1.0),
         )
 
@@ -232,7 +232,7 @@ class PowerFlow(Constraint):
 
     def _read(self, table: TableView) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         self.require(table.names)
-        p_mw, q_mvar, vm_pu, va_degree = table[self.columns].chunk(len(QUANTITIES), dim=1)
+        p_mw, q_mvar, vm_pu, va_degree = table[self.columns].chunk(len(WIDE), dim=1)
         return p_mw, q_mvar, vm_pu, va_degree
 
     def _names(self, *quantities: str) -> list[str]:
@@ -250,8 +250,8 @@ class PowerFlow(Constraint):
         first_of_fused = torch.as_tensor(first[self.grid.node[fused]], device=device)
         return torch.as_tensor(first, device=device), torch.as_tensor(fused, device=device), first_of_fused
 
-    def _y_bus(self, like: Tensor) -> Tensor:
-        return torch.as_tensor(self.grid.y_bus, dtype=like.dtype.to_complex(), device=like.device)
+    def _y_bus(self, like: Tensor) -> Admittances:
+        return Admittances.of(self.grid.y_bus).to(like)
 
     def _sum_per_node(self, per_bus: Tensor) -> Tensor:
         node = torch.as_tensor(self.grid.node, device=per_bus.device)

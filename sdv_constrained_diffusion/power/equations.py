@@ -1,68 +1,128 @@
-"""AC power flow: the injections that voltages imply, and their derivatives. Per unit, radians, batched over rows.
+"""AC power flow: the powers that voltages imply, and their derivatives. Per unit, radians, batched over rows.
 
-Real arithmetic throughout: `e = vm cos va`, `f = vm sin va`, `Y = G + jB`.
+Real arithmetic throughout: `e = vm cos va`, `f = vm sin va`, `Y = G + jB`. A terminal is where power enters: a node,
+with its row of the bus admittance matrix, or an end of a branch, with that end's row of the branch admittances.
 """
 
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 Nodes = Float[Tensor, 'row node']
 """One number per node of the grid."""
 
-NodeJacobians = Float[Tensor, 'row node node']
-"""Derivative of one node's injection (second axis) by another node's voltage (third axis)."""
+Terminals = Float[Tensor, 'row terminal']
+"""One number per terminal."""
 
-Admittances = Complex[Tensor, 'node node']
-"""The bus admittance matrix, per unit."""
+TerminalJacobians = Float[Tensor, 'row terminal node']
+"""Derivative of one terminal's quantity by one node's voltage."""
+
+DENSE_NODES = 64
+"""Up to this many nodes a product with all zeros is faster than one that skips them."""
 
 
-def injections(vm: Nodes, va: Nodes, y_bus: Admittances) -> tuple[Nodes, Nodes]:
-    r"""Power that each node feeds into the network, $S_i = V_i \overline{(Y V)_i}$.
+@dataclass(frozen=True, eq=False)
+class Admittances:
+    """The currents `I = Y V` that enter at terminals.
 
-    (Grainger and Stevenson 1994, ch. 9; shunts are part of Y.)
+    Attributes:
+        at: shape (terminal,), the node of each terminal.
+        g: shape (terminal, node), real part of Y, per unit; in CSR form on large grids.
+        b: shape (terminal, node), its imaginary part.
+    """
+
+    at: Int[Tensor, ' terminal']
+    g: Tensor
+    b: Tensor
+
+    @classmethod
+    def of(cls, matrix: np.ndarray | sp.csr_matrix, at: np.ndarray | None = None) -> 'Admittances':
+        """Reads a complex matrix, shape (terminal, node).
+
+        Args:
+            matrix: admittances per unit.
+            at: shape (terminal,), the node of each terminal; terminal i is node i when None.
+        """
+        rows = sp.csr_matrix(matrix)
+        at = np.arange(rows.shape[0]) if at is None else at
+        g, b = (torch.from_numpy(part.toarray()) for part in (rows.real, rows.imag))
+        if rows.shape[1] > DENSE_NODES:
+            g, b = g.to_sparse_csr(), b.to_sparse_csr()
+        return cls(torch.as_tensor(at, dtype=torch.int64), g, b)
+
+    def to(self, like: Tensor) -> 'Admittances':
+        """The same in the dtype and on the device of a tensor."""
+        if like.dtype == self.g.dtype and like.device == self.g.device:
+            return self
+        g, b = (part.to(dtype=like.dtype, device=like.device) for part in (self.g, self.b))
+        return Admittances(self.at.to(like.device), g, b)
+
+    def currents(self, e: Nodes, f: Nodes) -> tuple[Terminals, Terminals]:
+        """Real and imaginary part of the currents at voltages `e + jf`, p.u."""
+        if self.g.layout == torch.strided:
+            g, b = self.g.T, self.b.T
+            return e @ g - f @ b, f @ g + e @ b
+        e, f = e.T.contiguous(), f.T.contiguous()
+        return (self.g @ e - self.b @ f).T, (self.g @ f + self.b @ e).T
+
+    def entries(self) -> tuple[Tensor, Tensor]:
+        """Both parts as they are written, zeros included, shape (terminal, node)."""
+        if self.g.layout == torch.strided:
+            return self.g, self.b
+        return self.g.to_dense(), self.b.to_dense()
+
+
+def powers(vm: Nodes, va: Nodes, y: Admittances) -> tuple[Terminals, Terminals]:
+    r"""Power that enters at each terminal, $S_t = V_t \overline{(Y V)_t}$.
+
+    At nodes it is what they feed into the network (Grainger and Stevenson 1994, ch. 9; shunts are part of Y).
 
     Args:
         vm: shape (row, node), voltage magnitudes, p.u.
         va: shape (row, node), voltage angles, radians.
-        y_bus: shape (node, node), admittances, p.u.
+        y: admittances of the terminals.
 
     Returns:
-        active and reactive power, each of shape (row, node), p.u.
+        active and reactive power, each of shape (row, terminal), p.u.
     """
-    g, b = y_bus.real.T, y_bus.imag.T
+    y = y.to(vm)
     e, f = vm * va.cos(), vm * va.sin()
-    i_real = e @ g - f @ b
-    i_imag = f @ g + e @ b
-    p = e * i_real + f * i_imag
-    q = f * i_real - e * i_imag
-    return p, q
+    i_real, i_imag = y.currents(e, f)
+    e, f = e[:, y.at], f[:, y.at]
+    return e * i_real + f * i_imag, f * i_real - e * i_imag
 
 
-def injection_jacobians(
-    vm: Nodes, va: Nodes, y_bus: Admittances
-) -> tuple[NodeJacobians, NodeJacobians, NodeJacobians, NodeJacobians]:
-    r"""Derivatives of the injections by magnitude and angle of the voltages.
+def power_jacobians(
+    vm: Nodes, va: Nodes, y: Admittances
+) -> tuple[TerminalJacobians, TerminalJacobians, TerminalJacobians, TerminalJacobians]:
+    r"""Derivatives of the powers by magnitude and angle of the voltages.
 
-    With the summands $a_{ik} + j b_{ik} = V_i \overline{Y_{ik} V_k}$ of $P_i + j Q_i = \sum_k a_{ik} + j b_{ik}$
-    (Grainger and Stevenson 1994, sec. 9.4):
-    $\partial P/\partial vm_k = (a + \mathrm{diag} P)/vm_k$, $\partial P/\partial va = b - \mathrm{diag} Q$,
-    $\partial Q/\partial vm_k = (b + \mathrm{diag} Q)/vm_k$, $\partial Q/\partial va = \mathrm{diag} P - a$.
+    With the summands $a_{tk} + j b_{tk} = V_t \overline{Y_{tk} V_k}$ of $P_t + j Q_t = \sum_k a_{tk} + j b_{tk}$
+    (Grainger and Stevenson 1994, sec. 9.4), and $\delta$ for the terminal's own node:
+    $\partial P/\partial vm_k = (a + \delta P)/vm_k$, $\partial P/\partial va_k = b - \delta Q$,
+    $\partial Q/\partial vm_k = (b + \delta Q)/vm_k$, $\partial Q/\partial va_k = \delta P - a$.
 
     Args:
         vm: shape (row, node), voltage magnitudes, p.u., not zero.
         va: shape (row, node), voltage angles, radians.
-        y_bus: shape (node, node), admittances, p.u.
+        y: admittances of the terminals.
 
     Returns:
-        dP/dvm, dP/dva, dQ/dvm, dQ/dva, each of shape (row, node, node), p.u. per p.u. and p.u. per radian.
+        dP/dvm, dP/dva, dQ/dvm, dQ/dva, each of shape (row, terminal, node), p.u. per p.u. and p.u. per radian.
     """
-    g, b_bus = y_bus.real, y_bus.imag
+    y = y.to(vm)
+    g, b_bus = y.entries()
     e, f = vm * va.cos(), vm * va.sin()
-    cosine = e[:, :, None] * e[:, None, :] + f[:, :, None] * f[:, None, :]  # vm_i vm_k cos(va_i - va_k)
-    sine = f[:, :, None] * e[:, None, :] - e[:, :, None] * f[:, None, :]  # vm_i vm_k sin(va_i - va_k)
+    e_t, f_t = e[:, y.at, None], f[:, y.at, None]
+    cosine = e_t * e[:, None, :] + f_t * f[:, None, :]  # vm_t vm_k cos(va_t - va_k)
+    sine = f_t * e[:, None, :] - e_t * f[:, None, :]  # vm_t vm_k sin(va_t - va_k)
     a = g * cosine + b_bus * sine
     b = g * sine - b_bus * cosine
-    p, q = torch.diag_embed(a.sum(dim=2)), torch.diag_embed(b.sum(dim=2))
+    own = torch.nn.functional.one_hot(y.at, vm.shape[1]).to(vm)
+    p, q = own * a.sum(dim=2, keepdim=True), own * b.sum(dim=2, keepdim=True)
     vm_k = vm[:, None, :]
     return (a + p) / vm_k, b - q, (b + q) / vm_k, p - a

@@ -1,55 +1,49 @@
-"""A pandapower network as the data of its equations: the bus admittance matrix and the names of its buses.
+"""A network as the data of its equations: admittances, and which element is connected where."""
 
-Everything that needs pandapower gets it here, on first use. Importing this module does not import it, and a `Grid`
-is plain data that lives and pickles without it.
-"""
-
-import copy
-import importlib
-from collections.abc import Hashable
-from dataclasses import dataclass
-from types import ModuleType
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from jaxtyping import Complex, Int
+import scipy.sparse as sp
+from jaxtyping import Complex, Float, Int
 
-from sdv_constrained_diffusion.errors import GridError, MissingExtraError
-from sdv_constrained_diffusion.power.tables import columns
+from sdv_constrained_diffusion.errors import GridError
+from sdv_constrained_diffusion.power import nets
+from sdv_constrained_diffusion.power.tables import KINDS, WIDE, column
 
-MODEL_OPTIONS = ('trafo_model', 'trafo3w_losses', 'switch_rx_ratio', 'consider_line_temperature')
-"""pandapower's user options that shape the admittances; the others choose a solver or an operating point."""
-
-UNSUPPORTED = {
-    'xward': 'Replace them with pandapower.toolbox.replace_xward_by_internal_elements(net).',
-    'svc': 'Replace them with shunts of fixed admittance, or set them out of service.',
-    'tcsc': 'Replace them with impedances of fixed reactance, or set them out of service.',
-    'ssc': 'Replace them with generators, or set them out of service.',
-    'vsc': 'Replace them with generators or static generators, or set them out of service.',
-    'vsc_stacked': 'Replace them with generators or static generators, or set them out of service.',
-    'vsc_bipolar': 'Replace them with generators or static generators, or set them out of service.',
-}
-"""Elements whose inner state is neither an admittance nor an injection at a bus of the table; and the way out."""
-
-
-GENERATING = ('ext_grid', 'gen', 'sgen', 'asymmetric_sgen')
-CONSUMING = ('load', 'storage', 'motor', 'asymmetric_load')
-"""Elements that inject power at one bus, by the sign of their results; wards and DC lines come on top."""
+PQ, PV, SLACK = 1, 2, 3
+"""Kinds of nodes by what is given there (MATPOWER's numbers): powers, active power and magnitude, the voltage."""
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """A network in one state of its switches and taps: `I = Y V` per unit, and which bus of the table is which node.
+    """A network in one state of its switches and taps: `I = Y V` per unit, and which element is at which node.
 
-    A node is a set of buses joined by closed switches. Buses that are out of service do not appear.
+    A node is a set of buses joined by closed switches. What is out of service does not appear. A `Grid` is plain data
+    that lives, pickles and is written without pandapower.
 
     Attributes:
         name: the network's name, for messages.
         sn_mva: base power; one per unit of `y_bus` times squared voltage is `sn_mva` MW.
-        buses: pandapower's ids of the buses that have columns, in the order of `net.bus`.
+        buses: pandapower's ids of the buses, in the order of `net.bus`.
         node: shape (bus,), the row of `y_bus` that each bus belongs to.
         y_bus: shape (node, node), admittances per unit, shunts and line charging included.
+        kind: shape (node,), `PQ`, `PV` or `SLACK`, as pandapower's power flow takes them.
+        vm_pu: shape (node,), voltage magnitudes of the network's own power flow, p.u.
+        va_degree: shape (node,), its angles, degrees.
+        loads: labels of the loads, pandapower's indices.
+        load_at: shape (load,), the position in `buses` of each load.
+        generators: labels of the external grids, generators and static generators, such as 'gen_3'.
+        generator_at: shape (generator,), the position in `buses` of each.
+        rest_mw: shape (bus,), what all other elements inject, MW, generation positive; NaN where it is not constant.
+        rest_mvar: the same in Mvar.
+        branches: labels of the branches that end at buses, such as 'line_0', 'trafo_2', 'trafo3w_0_hv'.
+        end_branch: shape (end,), the position in `branches` of each end that is at a bus.
+        end_side: shape (end,), 0 for the 'from' end of its branch, 1 for the 'to' end.
+        end_node: shape (end,), the node of each end.
+        y_ends: shape (end, node), what enters the branches: `I = Y V`, per unit.
+        loading_per_pu: shape (end,), percent of the branch's rating that 1 p.u. of current is; NaN without a rating.
     """
 
     name: str
@@ -57,6 +51,21 @@ class Grid:
     buses: tuple[int, ...]
     node: Int[np.ndarray, ' bus']
     y_bus: Complex[np.ndarray, 'node node']
+    kind: Int[np.ndarray, ' node']
+    vm_pu: Float[np.ndarray, ' node']
+    va_degree: Float[np.ndarray, ' node']
+    loads: tuple[str, ...]
+    load_at: Int[np.ndarray, ' load']
+    generators: tuple[str, ...]
+    generator_at: Int[np.ndarray, ' generator']
+    rest_mw: Float[np.ndarray, ' bus']
+    rest_mvar: Float[np.ndarray, ' bus']
+    branches: tuple[str, ...]
+    end_branch: Int[np.ndarray, ' end']
+    end_side: Int[np.ndarray, ' end']
+    end_node: Int[np.ndarray, ' end']
+    y_ends: sp.csr_matrix
+    loading_per_pu: Float[np.ndarray, ' end']
 
     @property
     def representative(self) -> Int[np.ndarray, ' node']:
@@ -68,12 +77,37 @@ class Grid:
         """Shape (fused,): the positions in `buses` of the buses that share a node with an earlier one."""
         return np.setdiff1d(np.arange(len(self.buses)), self.representative)
 
+    def labels(self, quantity: str) -> list[str]:
+        """What the names of a quantity's columns end with: buses, loads, generators or branches."""
+        kind = KINDS[quantity]
+        if kind != 'branch':
+            return {'bus': [*map(str, self.buses)], 'load': [*self.loads], 'generator': [*self.generators]}[kind]
+        return [self.branches[place] for place in self.end_branch[self.ends(quantity)].tolist()]
+
+    def ends(self, quantity: str) -> Int[np.ndarray, ' some']:
+        """The ends of branches that a quantity of branches belongs to; of `loading_percent`, one of each branch."""
+        if quantity == 'loading_percent':
+            rated = np.flatnonzero(np.isfinite(self.loading_per_pu))
+            return rated[np.unique(self.end_branch[rated], return_index=True)[1]]
+        return np.flatnonzero(self.end_side == int('_to_' in quantity))
+
+    def columns(self, quantities: Sequence[str] = WIDE) -> list[str]:
+        """Names of the columns of some quantities: a column for every element, quantity by quantity.
+
+        Raises:
+            GridError: a quantity is unknown.
+        """
+        nets.check_quantities(quantities, 'Grid.columns')
+        return [column(quantity, label) for quantity in quantities for label in self.labels(quantity)]
+
     @classmethod
     def from_pandapower(cls, net: Any) -> 'Grid':
         """Reads pandapower's own conversion of a network.
 
         Inner nodes without a bus in the table (the star point of a three-winding transformer, the open end of a
-        line) carry no injection; they are eliminated exactly, `Y - Y_ab Y_bb^-1 Y_ba` (Kron 1939).
+        line) carry no injection; they are eliminated exactly, `Y - Y_ab Y_bb^-1 Y_ba` (Kron 1939). Controllers are not
+        run: taps and set-points are those of the network. Motors, storage units, wards' constant power and unsymmetric
+        elements inject what they do in the network's power flow; so do DC lines, whose reactive power is not constant.
 
         Args:
             net: a `pandapowerNet`, left as it is: the power flow runs on a copy.
@@ -86,201 +120,108 @@ class Grid:
                 admittance that is independent of the operating point.
             MissingExtraError: pandapower is not installed.
         """
-        solved = solve(net, who='Grid.from_pandapower')
+        solved = nets.solve(net, who='Grid.from_pandapower')
         internal = solved['_ppc']['internal']
         if internal['Ybus'].shape[0] == 0:
             raise GridError(
-                f'Grid.from_pandapower needs a bus besides the slacks, but every bus of {_title(net)} is a slack. '
+                f'Grid.from_pandapower needs a bus besides the slacks, but every bus of {nets.title(net)} is a slack. '
                 'Add the buses that the slacks supply.'
             )
-        buses = energised(solved)
+        buses = nets.energised(solved)
         inner = solved['_pd2ppc_lookups']['bus'][buses]
         kept, node = np.unique(inner, return_inverse=True)
+        loads, generators = nets.loads(solved), nets.generators(solved)
+        found = nets.branch_ends(solved)
+        branches = tuple(dict.fromkeys(end.label for end in found))
+        y_end, end_inner = _ends(internal, found)
         return cls(
             name=str(net.name or ''),
             sn_mva=float(internal['baseMVA']),
             buses=tuple(int(bus) for bus in buses),
             node=node.astype(np.int64),
-            y_bus=_kron(internal['Ybus'].toarray(), kept),
+            y_bus=_kron(internal['Ybus'], internal['Ybus'], kept)[kept].toarray(),
+            kind=_kinds(internal)[kept],
+            vm_pu=np.abs(internal['V'][kept]),
+            va_degree=np.rad2deg(np.angle(internal['V'][kept])),
+            loads=tuple(each.label for each in loads),
+            load_at=buses.get_indexer([each.bus for each in loads]).astype(np.int64),
+            generators=tuple(each.label for each in generators),
+            generator_at=buses.get_indexer([each.bus for each in generators]).astype(np.int64),
+            rest_mw=nets.rest(solved, 'p').reindex(buses, fill_value=0.0).to_numpy(dtype='float64'),
+            rest_mvar=nets.rest(solved, 'q').reindex(buses, fill_value=0.0).to_numpy(dtype='float64'),
+            branches=branches,
+            end_branch=np.array([branches.index(end.label) for end in found], dtype=np.int64),
+            end_side=np.array([end.side for end in found], dtype=np.int64),
+            end_node=np.searchsorted(kept, end_inner),
+            y_ends=_kron(y_end, internal['Ybus'], kept),
+            loading_per_pu=nets.loading_per_pu(solved, found),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The grid as plain lists and numbers, ready for JSON; `from_dict` reads it back."""
-        return {
-            'name': self.name,
-            'sn_mva': self.sn_mva,
-            'buses': list(self.buses),
-            'node': self.node.tolist(),
-            'y_bus_real': self.y_bus.real.tolist(),
-            'y_bus_imag': self.y_bus.imag.tolist(),
-        }
+        written = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            written[each.name] = _sparse(value) if each.name.startswith('y_') else _plain(value)
+        return written
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> 'Grid':
         """Reads what `to_dict` wrote."""
-        return cls(
-            name=data['name'],
-            sn_mva=float(data['sn_mva']),
-            buses=tuple(data['buses']),
-            node=np.array(data['node'], dtype=np.int64),
-            y_bus=np.array(data['y_bus_real']) + 1j * np.array(data['y_bus_imag']),
-        )
+        read: dict[str, Any] = {}
+        for name, value in data.items():
+            if name.startswith('y_'):
+                real, imag = (np.array(value[part], dtype='float64') for part in ('real', 'imag'))
+                places = np.array(value['places'], dtype=np.int64).reshape(2, -1)
+                read[name] = sp.csr_matrix((real + 1j * imag, places), shape=value['shape'])
+            elif name in _TUPLES:
+                read[name] = tuple(value)
+            elif isinstance(value, list):
+                read[name] = np.array(value, dtype='int64' if name in _COUNTS else 'float64')
+            else:
+                read[name] = value
+        return cls(**{**read, 'y_bus': read['y_bus'].toarray()})
 
 
-def solved_row(net: Any, tolerance_mva: float = 1e-8) -> pd.DataFrame:
-    """Solves a network's power flow on a copy and gives the operating point as a row of the wide table.
-
-    Args:
-        net: a `pandapowerNet`, left as it is.
-        tolerance_mva: the largest mismatch, in MVA, at which the power flow stops.
-
-    Returns:
-        one row with the columns `tables.columns(grid.buses)`, in MW, Mvar, p.u. and degrees.
-
-    Raises:
-        GridError: as in `Grid.from_pandapower`.
-        MissingExtraError: pandapower is not installed.
-    """
-    return result_row(solve(net, who='solved_row', tolerance_mva=tolerance_mva))
+_TUPLES = ('buses', 'loads', 'generators', 'branches')
+_COUNTS = ('node', 'kind', 'load_at', 'generator_at', 'end_branch', 'end_side', 'end_node')
 
 
-def result_row(net: Any) -> pd.DataFrame:
-    """Reads the results that a network already holds, of `runpp` or `runopp`, as a row of the wide table.
-
-    An injection is summed from the elements' own results, `sum GENERATING - sum CONSUMING` per bus. Shunts and the
-    constant-impedance part `pz_mw vm_pu^2` of wards are left out: Y-bus holds them. (So `p_mw` is
-    `-(res_bus.p_mw - shunts - wards' pz_mw vm_pu^2)`, save that pandapower 3.5 leaves DC lines out of `res_bus`.)
-
-    pandapower applies the voltage dependence of a load to all constant power at its bus. Where such a load has a
-    neighbour at its bus that does not share its percentages, the results do not satisfy the network's equations.
-
-    Args:
-        net: a `pandapowerNet` with results; `runpp` must have calculated voltage angles, as it does by default.
-
-    Returns:
-        one row with the columns `tables.columns` of the buses in service, in MW, Mvar, p.u. and degrees.
-
-    Raises:
-        GridError: the network holds no results.
-    """
-    buses = energised(net)
-    if buses.empty:
-        raise GridError(
-            f'result_row needs a solved network, but {_title(net)} holds no bus voltages. Run pandapower.runpp or '
-            'runopp first, or call solved_row(net).'
-        )
-    voltage = net.res_bus.loc[buses]
-    injections = [_injection(net, power).reindex(buses, fill_value=0.0) for power in ('p', 'q')]
-    values = np.concatenate([*injections, voltage['vm_pu'], voltage['va_degree']])
-    return pd.DataFrame(values[None], columns=columns(buses.tolist()))
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else list(value) if isinstance(value, tuple) else value
 
 
-def solve(net: Any, who: str, **options: Any) -> Any:
-    """Runs pandapower's power flow on a copy.
-
-    Of the network's own user options only those that shape its admittances are kept: reactive limits or a distributed
-    slack choose another operating point, not another network.
-
-    Args:
-        net: a `pandapowerNet`, left as it is.
-        who: the caller, for messages.
-        options: passed on to `pandapower.runpp`.
-
-    Returns:
-        the solved copy.
-
-    Raises:
-        GridError: as in `Grid.from_pandapower`.
-        MissingExtraError: pandapower is not installed.
-    """
-    pandapower = import_pandapower(who)
-    solved = strip_options(copy.deepcopy(net))
-    _reject_unsupported(solved, who)
-    try:
-        # numba's compilation costs more than it saves here, and asking for it where it is missing logs a warning.
-        pandapower.runpp(solved, calculate_voltage_angles=True, numba=False, lightsim2grid=False, **options)
-    except Exception as error:
-        raise GridError(
-            f'{who} needs a network whose power flow pandapower can solve, but pandapower.runpp failed for '
-            f'{_title(net)}: {type(error).__name__}: {error} '
-            'Check that a slack exists and that loads and set-points are within reach; pandapower.diagnostic(net) '
-            'lists the usual causes.'
-        ) from error
-    isolated = solved.bus.index[solved.bus['in_service'].astype(bool)].difference(energised(solved))
-    if len(isolated):
-        raise GridError(
-            f'{who} needs every bus in service connected to a slack, but of {_title(net)} these buses are not: '
-            f'{", ".join(map(str, isolated))}. Connect them, or set them out of service with '
-            'pandapower.toolbox.set_isolated_areas_out_of_service(net).'
-        )
-    return solved
+def _sparse(matrix: Any) -> dict[str, Any]:
+    """A complex matrix by its entries that are not zero."""
+    entries = sp.coo_matrix(matrix)
+    places = [entries.row.tolist(), entries.col.tolist()]
+    parts = {'real': entries.data.real.tolist(), 'imag': entries.data.imag.tolist()}
+    return {'shape': list(entries.shape), 'places': places, **parts}
 
 
-def strip_options(net: Any) -> Any:
-    """Keeps only those of the network's user options that shape its admittances; changes and returns `net`."""
-    net['user_pf_options'] = {
-        key: net['user_pf_options'][key] for key in MODEL_OPTIONS if key in net['user_pf_options']
-    }
-    return net
+def _ends(internal: Any, found: list[nets.BranchEnd]) -> tuple[sp.csr_matrix, Int[np.ndarray, ' end']]:
+    """Rows of the branch admittances at the ends, shape (end, inner node), and the inner node of each."""
+    # The model's matrices leave out the branches that are out of service.
+    row_of = np.cumsum(internal['branch_is']) - 1
+    both = sp.vstack([internal['Yf'], internal['Yt']]).tocsr()
+    side = np.array([end.side for end in found], dtype=np.int64)
+    rows = row_of[np.array([end.row for end in found], dtype=np.int64)]
+    at = internal['branch'][rows, side].real.astype(np.int64) if len(found) else rows
+    return both[rows + side * internal['Yf'].shape[0]], at
 
 
-def energised(net: Any) -> pd.Index:
-    """Ids of the buses that are in service and have a voltage in the network's results, in the order of `net.bus`."""
-    return net.bus.index[net.bus['in_service'].astype(bool) & net.res_bus['vm_pu'].reindex(net.bus.index).notna()]
+def _kinds(internal: Any) -> Int[np.ndarray, ' inner']:
+    kind = np.full(internal['Ybus'].shape[0], PQ)
+    kind[internal['pv']] = PV
+    kind[internal['ref']] = SLACK
+    return kind
 
 
-def import_pandapower(who: str) -> ModuleType:
-    """Imports pandapower on first use.
-
-    Args:
-        who: the feature that needs it, for the message.
-
-    Raises:
-        MissingExtraError: pandapower is not installed.
-    """
-    try:
-        return importlib.import_module('pandapower')
-    except ModuleNotFoundError as error:
-        # A library that pandapower itself misses is another matter, and its own message says which.
-        if error.name != 'pandapower':
-            raise
-        raise MissingExtraError.of(who, 'pandapower', 'power') from error
-
-
-def _injection(net: Any, power: str) -> pd.Series:
-    """Generation minus load by bus, in MW for power 'p' and Mvar for 'q'."""
-    unit = {'p': 'mw', 'q': 'mvar'}[power]
-    result, ward = f'{power}_{unit}', net.ward[net.ward['in_service'].astype(bool)]
-    terms = [
-        *(net[f'res_{element}'][result].groupby(net[element]['bus']).sum() for element in GENERATING),
-        *(-net[f'res_{element}'][result].groupby(net[element]['bus']).sum() for element in CONSUMING),
-        *(-net.res_dcline[f'{power}_{end}_{unit}'].groupby(net.dcline[f'{end}_bus']).sum() for end in ('from', 'to')),
-        -ward[f'{power}s_{unit}'].groupby(ward['bus']).sum(),
-    ]
-    by_bus = pd.concat([term for term in terms if len(term)])
-    return by_bus.groupby(by_bus.index).sum()
-
-
-def _kron(
-    y_bus: Complex[np.ndarray, 'inner inner'], kept: Int[np.ndarray, ' node']
-) -> Complex[np.ndarray, 'node node']:
-    eliminated = np.setdiff1d(np.arange(len(y_bus)), kept)
-    y_aa, y_ab = y_bus[np.ix_(kept, kept)], y_bus[np.ix_(kept, eliminated)]
-    y_ba, y_bb = y_bus[np.ix_(eliminated, kept)], y_bus[np.ix_(eliminated, eliminated)]
-    return y_aa - y_ab @ np.linalg.solve(y_bb, y_ba)
-
-
-def _reject_unsupported(net: Any, who: str) -> None:
-    for element, way_out in UNSUPPORTED.items():
-        # Older networks lack the tables of newer elements.
-        table = net.get(element, pd.DataFrame({'in_service': []}))
-        ids: list[Hashable] = table.index[table['in_service'].astype(bool)].tolist()
-        if ids:
-            raise GridError(
-                f'{who} needs elements that are an admittance or an injection at a bus, but {_title(net)} has the '
-                f'{element} {", ".join(map(str, ids))} in service. {way_out}'
-            )
-
-
-def _title(net: Any) -> str:
-    return f'the network {net.name!r}' if net.name else 'the network'
+def _kron(rows: sp.csr_matrix, y_bus: sp.csr_matrix, kept: Int[np.ndarray, ' node']) -> sp.csr_matrix:
+    """Currents by the voltages of the kept nodes alone, where the others carry no injection."""
+    rows, y_bus = sp.csr_matrix(rows), sp.csr_matrix(y_bus)
+    eliminated = np.setdiff1d(np.arange(y_bus.shape[0]), kept)
+    if not len(eliminated):
+        return rows[:, kept]
+    y_ba, y_bb = y_bus[eliminated][:, kept].toarray(), y_bus[eliminated][:, eliminated].toarray()
+    return sp.csr_matrix(rows[:, kept] - rows[:, eliminated] @ np.linalg.solve(y_bb, y_ba))

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from sdv_constrained_diffusion.power.constraints import PowerFlow
-from sdv_constrained_diffusion.power.grid import Grid, import_pandapower, result_row, strip_options
-from sdv_constrained_diffusion.power.tables import QUANTITIES, columns
+from sdv_constrained_diffusion.power.grid import Grid
+from sdv_constrained_diffusion.power.nets import import_pandapower, result_row, strip_options
+from sdv_constrained_diffusion.power.tables import WIDE, columns
 
 INJECTING = ('ext_grid', 'gen', 'load', 'sgen', 'storage', 'motor', 'asymmetric_load', 'asymmetric_sgen', 'dcline')
 """Elements that a row's injections stand for."""
@@ -66,7 +67,7 @@ def verify_with_runpp(
 class _Bench:
     """A copy of the network in which a row's values replace everything that injects power; built once."""
 
-    REPORT = ('converged', *(f'error_{quantity}' for quantity in QUANTITIES))
+    REPORT = ('converged', *(f'error_{quantity}' for quantity in WIDE))
 
     def __init__(self, pandapower: Any, net: Any, grid: Grid, tolerance_mva: float) -> None:
         self.pandapower, self.grid, self.tolerance_mva = pandapower, grid, tolerance_mva
@@ -86,11 +87,11 @@ class _Bench:
 
     def compare(self, row: np.ndarray) -> tuple[Any, ...]:
         """Solves one row; its values in the order of `tables.columns(grid.buses)`."""
-        p_mw, q_mvar, vm_pu, va_degree = row.reshape(len(QUANTITIES), -1)
+        p_mw, q_mvar, vm_pu, va_degree = row.reshape(len(WIDE), -1)
         if not (np.isfinite(row).all() and self._solve(row)):
-            return (False, *[np.nan] * len(QUANTITIES))
+            return (False, *[np.nan] * len(WIDE))
         solution = result_row(self.net)[columns(self.grid.buses)].to_numpy()
-        p, q, vm, va = solution.reshape(len(QUANTITIES), -1)
+        p, q, vm, va = solution.reshape(len(WIDE), -1)
         return (
             True,
             np.abs(self._sum_per_node(p - p_mw)).max(),
@@ -100,7 +101,7 @@ class _Bench:
         )
 
     def _solve(self, row: np.ndarray) -> bool:
-        p_mw, q_mvar, vm_pu, va_degree = row.reshape(len(QUANTITIES), -1)
+        p_mw, q_mvar, vm_pu, va_degree = row.reshape(len(WIDE), -1)
         p, q = self._sum_per_node(p_mw), self._sum_per_node(q_mvar)
         vm, va = vm_pu[self.grid.representative], va_degree[self.grid.representative]
         self.net.ext_grid['vm_pu'], self.net.ext_grid['va_degree'] = vm[self.slack], va[self.slack]

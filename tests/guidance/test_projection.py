@@ -19,7 +19,7 @@ from sdv_constrained_diffusion.constraints.system import ConstraintSystem
 from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.guidance.projection import ResultCode, project
 from sdv_constrained_diffusion.power.constraints import PowerFlow
-from sdv_constrained_diffusion.power.grid import solved_row
+from sdv_constrained_diffusion.power.nets import solved_row
 
 OK, MAX_STEPS, SINGULAR, NOT_FINITE, _ = (int(code) for code in ResultCode)
 

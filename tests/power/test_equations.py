@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdv_constrained_diffusion.power.equations import injection_jacobians, injections
+from sdv_constrained_diffusion.power.equations import Admittances, power_jacobians, powers
 
 
 def random_grid(nodes, seed, resistance=True):
@@ -23,6 +23,10 @@ def random_grid(nodes, seed, resistance=True):
     return y_bus
 
 
+def lines(nodes, seed, resistance=True):
+    return Admittances.of(random_grid(nodes, seed, resistance).numpy())
+
+
 def random_voltages(rows, nodes, seed):
     generator = torch.Generator().manual_seed(seed)
     vm = 0.9 + 0.2 * torch.rand(rows, nodes, generator=generator, dtype=torch.float64)
@@ -35,7 +39,9 @@ def test_two_buses_match_the_textbook_formula():
     x, v1, v2, delta = 0.2, 1.03, 0.97, 0.3
     y = 1 / (1j * x)
     y_bus = torch.tensor([[y, -y], [-y, y]], dtype=torch.complex128)
-    p, q = injections(torch.tensor([[v1, v2]]).double(), torch.tensor([[delta, 0.0]]).double(), y_bus)
+    p, q = powers(
+        torch.tensor([[v1, v2]]).double(), torch.tensor([[delta, 0.0]]).double(), Admittances.of(y_bus.numpy())
+    )
     # float64 rounding of terms of about 5 per unit; the voltages come from float32 literals with 7 digits.
     assert p[0].tolist() == pytest.approx([v1 * v2 * math.sin(delta) / x, -v1 * v2 * math.sin(delta) / x], abs=1e-6)
     assert q[0, 0].item() == pytest.approx((v1**2 - v1 * v2 * math.cos(delta)) / x, abs=1e-6)
@@ -49,7 +55,7 @@ def test_real_arithmetic_equals_complex_arithmetic():
     vm, va = random_voltages(20, 7, seed=1)
     v = torch.polar(vm, va)
     s = v * (v @ y_bus.T).conj()
-    p, q = injections(vm, va, y_bus)
+    p, q = powers(vm, va, Admittances.of(y_bus.numpy()))
     # Sums of a few terms of about 10 per unit: rounding stays near 1e-14.
     torch.testing.assert_close(torch.complex(p, q), s, rtol=0, atol=1e-12)
 
@@ -58,37 +64,37 @@ def test_real_arithmetic_equals_complex_arithmetic():
 @given(nodes=st.integers(2, 12), seed=st.integers(0, 10_000))
 def test_a_lossless_network_conserves_active_power(nodes, seed):
     vm, va = random_voltages(3, nodes, seed)
-    p, _ = injections(vm, va, random_grid(nodes, seed, resistance=False))
+    p, _ = powers(vm, va, lines(nodes, seed, resistance=False))
     # Up to 13 branches with terms of about 12 per unit each, 1e-16 relative rounding per operation.
     assert p.sum(dim=1).abs().max() < 1e-12
-    lossy, _ = injections(vm, va, random_grid(nodes, seed))
+    lossy, _ = powers(vm, va, lines(nodes, seed))
     assert (lossy.sum(dim=1) > 1e-6).all()
 
 
 @settings(max_examples=20, deadline=None)
 @given(shift=st.floats(-10, 10), seed=st.integers(0, 10_000))
 def test_a_common_turn_of_all_angles_changes_nothing(shift, seed):
-    y_bus = random_grid(5, seed)
+    y = lines(5, seed)
     vm, va = random_voltages(2, 5, seed)
-    for turned, original in zip(injections(vm, va + shift, y_bus), injections(vm, va, y_bus), strict=True):
+    for turned, original in zip(powers(vm, va + shift, y), powers(vm, va, y), strict=True):
         # Angles up to 17 rad are rounded to 2e-15, times derivatives of about 30 per unit per radian.
         torch.testing.assert_close(turned, original, rtol=0, atol=1e-12)
 
 
 def test_gradcheck():
-    y_bus = random_grid(5, seed=2)
+    y = lines(5, seed=2)
     vm, va = (part.requires_grad_(True) for part in random_voltages(3, 5, seed=3))
-    assert torch.autograd.gradcheck(lambda vm, va: injections(vm, va, y_bus), (vm, va))
+    assert torch.autograd.gradcheck(lambda vm, va: powers(vm, va, y), (vm, va))
 
 
 def test_closed_form_derivatives_equal_automatic_ones():
     y_bus = random_grid(6, seed=4)
     y_bus[2, 3] *= torch.exp(torch.tensor(0.4j, dtype=torch.complex128))
     vm, va = random_voltages(4, 6, seed=5)
-    closed = injection_jacobians(vm, va, y_bus)
+    closed = power_jacobians(vm, va, Admittances.of(y_bus.numpy()))
     for row in range(4):
         automatic = torch.autograd.functional.jacobian(
-            lambda vm, va: torch.cat(injections(vm[None], va[None], y_bus)), (vm[row], va[row])
+            lambda vm, va: torch.cat(powers(vm[None], va[None], Admittances.of(y_bus.numpy()))), (vm[row], va[row])
         )
         by_power_and_voltage = (automatic[0][0], automatic[1][0], automatic[0][1], automatic[1][1])
         for formula, derivative in zip(closed, by_power_and_voltage, strict=True):
@@ -98,5 +104,5 @@ def test_closed_form_derivatives_equal_automatic_ones():
 
 def test_single_precision_stays_single():
     vm, va = random_voltages(2, 4, seed=6)
-    p, q = injections(vm.float(), va.float(), random_grid(4, seed=6).to(torch.complex64))
+    p, q = powers(vm.float(), va.float(), lines(4, seed=6))
     assert p.dtype == q.dtype == torch.float32

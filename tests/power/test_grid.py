@@ -11,7 +11,8 @@ import pandapower.networks as networks
 import pytest
 
 from sdv_constrained_diffusion.errors import GridError, MissingExtraError
-from sdv_constrained_diffusion.power.grid import Grid, result_row, solved_row
+from sdv_constrained_diffusion.power.grid import Grid
+from sdv_constrained_diffusion.power.nets import result_row, solved_row
 from sdv_constrained_diffusion.power.tables import columns
 
 LINE = {'length_km': 10.0, 'r_ohm_per_km': 0.1, 'x_ohm_per_km': 0.4, 'c_nf_per_km': 9.0, 'max_i_ka': 1.0}

@@ -13,7 +13,7 @@ from cases import LINE, case
 from sdv_constrained_diffusion.constraints.base import Constraint, TableView
 from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError
 from sdv_constrained_diffusion.power.constraints import PowerFlow
-from sdv_constrained_diffusion.power.grid import solve, solved_row
+from sdv_constrained_diffusion.power.nets import solve, solved_row
 from sdv_constrained_diffusion.power.tables import columns
 
 CASES = ('case5', 'case9', 'case14', 'case24_ieee_rts', 'case30', 'case39', 'case57', 'case118')

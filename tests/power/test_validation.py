@@ -7,7 +7,7 @@ import pytest
 
 from cases import LINE, case
 from sdv_constrained_diffusion.errors import ColumnMissingError, GridError
-from sdv_constrained_diffusion.power.grid import solved_row
+from sdv_constrained_diffusion.power.nets import solved_row
 from sdv_constrained_diffusion.power.validation import verify_with_runpp
 
 ERRORS = ['error_p_mw', 'error_q_mvar', 'error_vm_pu', 'error_va_degree']
