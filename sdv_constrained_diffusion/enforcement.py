@@ -139,8 +139,8 @@ class Enforcement:
             return self._facts.restored(rows, ())
         system, columns = self._finisher.chord.system, self._finisher.columns
         values, guided = system.values(rows), GuidedColumns(model.encoder, self._finisher.chord.system)
-        fixed = guided.drawn.expand(values.shape).clone()
-        fixed[:, [columns.index(name) for name in given if name in columns]] = True
+        fixed = guided.drawn
+        fixed[[columns.index(name) for name in given if name in columns]] = True
         finished, before, projected = self._finisher.finish(rows, fixed, guided.fixed(values), self.refusing)
         self.record.add(self._finisher.chord, self._finisher.plan.redrawn, before, projected)
         return self._facts.restored(finished, columns)
@@ -169,7 +169,7 @@ class Enforcement:
         """Tries whether rows can be moved to where all constraints hold."""
         system, fixed = finisher.chord.system, None
         if model is not None:
-            fixed = GuidedColumns(model.encoder, system).drawn.expand(len(rows), -1)
+            fixed = GuidedColumns(model.encoder, system).drawn
         _, before, projected = finisher.finish(rows, fixed, refusing=False)
         if (projected.codes != ResultCode.CONVERGED).all():
             record = FinishingRecord()

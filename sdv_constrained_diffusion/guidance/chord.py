@@ -2,24 +2,29 @@ r"""The linearisation at the mean row, made once: what gradient, Gauss-Newton an
 
 Where residuals read labels, each combination of them has a mean row of its own. Columns are standardised
 (`u_i = v_i / s_i`) and so are equations (rows of the Jacobian have norm 1), so that volts and megawatts weigh the same.
-The gain `K = C J_0^T (J_0 C J_0^T)^+` has `C = diag(s_i^2)`, 0 for columns that may not move;
-the pseudo-inverse takes care of redundant equations. Rows with the same fixed columns and active equations share a K.
+A step is the shortest move that meets the linearised equations: `d = -K h`, with `K = J^T (J J^T)^{-1}` of the
+equalities that are independent. What holds in some rows only, a column that may not move or an inequality that is
+broken, borders the equalities (see `Border`), so that rows of any pattern share one factorisation.
 """
+
+import copy
 
 import numpy as np
 import torch
-from scipy.linalg import qr
+from jaxtyping import Bool
+from scipy.linalg import qr, solve_triangular
+from torch import Tensor
 
-from sdv_constrained_diffusion._batches import filled
 from sdv_constrained_diffusion._types import ColumnMask, PerColumn, Residuals, Table
 from sdv_constrained_diffusion.constraints.linearisation import Linearisation, alike
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem
+from sdv_constrained_diffusion.guidance.border import Border
 
 RANK_TOLERANCE = 1e-9
-"""Singular values below this share of the largest count as zero: far above float64's rounding, far below physics."""
+"""Pivots below this share of the largest count as zero: far above float64's rounding, far below physics."""
 
-MOST_GAINS = 1024
-"""Gains kept at a time; beyond it they are made anew, so that memory stays bounded on tables with many patterns."""
+MOST_BASES = 64
+"""Factorisations kept at a time, so that memory stays bounded on tables of many labels."""
 
 
 class Chord:
@@ -47,15 +52,28 @@ class Chord:
         steps = torch.where(self.scale > 0, self.scale, 1.0)
         self.sensitivity = (typical.abs() / steps / system.tolerance[:, None]).amax(0).sum(0)
         self.norm = float(torch.linalg.matrix_norm(typical / self.equation_scale[:, None], 2).max())
-        self._gains: dict[tuple[bytes, bytes], torch.Tensor] = {}
+        self._free = self.scale > 0
+        self._bases: dict[bytes, Border] = {}
+        self._without: dict[bytes, Chord] = {}
+
+    def without(self, columns: Bool[Tensor, ' column']) -> 'Chord':
+        """The same for rows in none of which these columns may move."""
+        if not (columns & self._free).any():
+            return self
+        key = np.packbits(columns.numpy()).tobytes()
+        if key not in self._without:
+            if len(self._without) >= MOST_BASES:
+                self._without.clear()
+            part = copy.copy(self)
+            part._free, part._bases, part._without = self._free & ~columns, {}, {}
+            self._without[key] = part
+        return self._without[key]
 
     def redundant(self) -> list[str]:
         """Names of the equations that the others imply at every typical row (pivoted QR factorisation)."""
         together = torch.cat(self._at.jacobians, dim=1) / self.equation_scale[:, None]
         _, triangle, pivots = qr(together.T.numpy(), mode='economic', pivoting=True)
-        diagonal = np.abs(np.diag(triangle))
-        rank = int((diagonal > RANK_TOLERANCE * diagonal.max(initial=0.0)).sum())
-        return [self.system.equations[index].name for index in sorted(pivots[rank:])]
+        return [self.system.equations[index].name for index in sorted(pivots[_rank(triangle) :])]
 
     def deviation(self, values: Table) -> Residuals:
         """Signed residuals outside their limits in units of `equation_scale`, so that equations weigh the same."""
@@ -70,33 +88,43 @@ class Chord:
                 left out of the step.
             fixed: columns that may not move, shape (row, column).
         """
-        mask, labels = torch.cat([fixed, self.system.idle(deviation)], dim=1), values[:, self.system.discrete]
-        if len(values) and (mask == mask[0]).all() and (labels == labels[0]).all():
-            return values - _product(deviation, self._gain(mask[0], labels[0]))
-        moved, packed = values.clone(), torch.from_numpy(np.packbits(mask.numpy(), axis=1))
-        for rows in alike(packed, labels):
-            gain = self._gain(mask[rows[0]], labels[rows[0]])
-            moved[rows] = values[rows] - _product(deviation[rows], gain)
-        return moved
+        standardised, idle = deviation / self.equation_scale, self.system.idle(deviation)
+        labels, moved = values[:, self.system.discrete], torch.empty_like(values)
+        for rows in alike(labels) if labels.shape[1] else [torch.arange(len(values))]:
+            move = self._base(labels[rows]).step(standardised[rows], fixed[rows], ~idle[rows])
+            moved[rows] = values[rows] + self.scale * move
+        # Rounding leaves traces in the columns that are fixed, whose values must stay exact.
+        return torch.where(fixed | ~self._free, values, moved)
 
-    def _gain(self, pattern: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """K for one pattern of fixed columns and idle equations, shape (column, equation), in physical units."""
-        key = pattern.numpy().tobytes(), self._at.key(labels)
-        if key not in self._gains:
-            if len(self._gains) >= MOST_GAINS:
-                self._gains.clear()
-            fixed, idle = pattern[: len(self.scale)], pattern[len(self.scale) :]
-            jacobian = self._at.jacobian(labels) / self.equation_scale[:, None]
-            jacobian = jacobian.masked_fill(fixed[None, :], 0).masked_fill(idle[:, None], 0)
-            # The factorisation leaves rounding in the fixed columns, whose values must stay exact.
-            inverse = torch.linalg.pinv(jacobian, rtol=RANK_TOLERANCE).masked_fill(fixed[:, None], 0)
-            self._gains[key] = self.scale[:, None] * inverse / self.equation_scale
-        return self._gains[key]
+    def _base(self, labels: Tensor) -> Border:
+        """What the rows of one combination of labels, shape (row, label), share."""
+        first = labels[0] if len(labels) else labels.new_zeros(labels.shape[1])
+        key = self._at.key(first)
+        if key not in self._bases:
+            if len(self._bases) >= MOST_BASES:
+                self._bases.clear()
+            jacobian = self._at.jacobian(first) / self.equation_scale[:, None] * self._free
+            self._bases[key] = _factorised(jacobian, self.system.lower == self.system.upper)
+        return self._bases[key]
 
 
-def _product(deviation: Residuals, gain: torch.Tensor) -> Table:
-    """`K h` of each row, the same bits in any company."""
-    return (filled(deviation) @ gain.T)[: len(deviation)]
+def _factorised(jacobian: Tensor, equality: Bool[Tensor, ' equation']) -> Border:
+    """The gain of the equalities, shape (column, equation), and what borders it."""
+    own = jacobian[equality].T.numpy()
+    gain, basis = np.zeros((jacobian.shape[1], jacobian.shape[0])), np.zeros((jacobian.shape[1], 0))
+    if own.size:
+        basis, triangle, pivots = qr(own, mode='economic', pivoting=True)
+        rank = _rank(triangle)
+        basis = basis[:, :rank]
+        independent = np.flatnonzero(equality.numpy())[pivots[:rank]]
+        gain[:, independent] = solve_triangular(triangle[:rank, :rank], basis.T).T
+    return Border(torch.from_numpy(gain), torch.from_numpy(basis), jacobian, ~equality)
+
+
+def _rank(triangle: np.ndarray) -> int:
+    """Of a pivoted QR factorisation."""
+    diagonal = np.abs(np.diag(triangle))
+    return int((diagonal > RANK_TOLERANCE * diagonal.max(initial=0.0)).sum())
 
 
 def standardised_move(moved: Table, start: Table, scale: PerColumn) -> torch.Tensor:

@@ -90,7 +90,11 @@ class GuidedColumns:
         if self._codes:
             own[:, list(self._codes)] = 0.0
         fixed = self._encoder.point_masses(own) | self._discrete
-        return fixed if known is None else fixed | self._encoder.known_columns(known)
+        return fixed if known is None else fixed | self.known(known)
+
+    def known(self, features: FeatureMask) -> ColumnMask:
+        """Columns whose features are fixed, shape (row, feature) -> (row, column)."""
+        return self._encoder.known_columns(features)
 
     @property
     def drawn(self) -> Bool[Tensor, ' column']:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import pandas as pd
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from sdv_constrained_diffusion._categories import Categories
@@ -98,7 +99,7 @@ class Finisher:
     def finish(
         self,
         data: pd.DataFrame,
-        fixed: ColumnMask | None = None,
+        fixed: Bool[Tensor, ' column'] | None = None,
         pinned: ColumnMask | None = None,
         refusing: bool = True,
     ) -> tuple[pd.DataFrame, Table, Projected]:
@@ -106,8 +107,9 @@ class Finisher:
 
         Args:
             data: rows with the constrained columns and others.
-            fixed: constrained columns that may not move, shape (row, column); none by default.
-            pinned: those that may only in rows that cannot obey otherwise, such as values at a limit.
+            fixed: constrained columns that may not move in any row, shape (column,); none by default.
+            pinned: those that may only in rows that cannot obey otherwise, such as values at a limit, shape (row,
+                column).
             refusing: whether rows that break what is met by drawing again are refused; if not, they are moved, too.
 
         Returns:
@@ -116,30 +118,33 @@ class Finisher:
         """
         system = self.chord.system
         values = system.values(data)
-        fixed = torch.zeros_like(values, dtype=torch.bool) if fixed is None else fixed
-        projected = self._project(values, fixed, fixed if pinned is None else fixed | pinned, refusing)
+        fixed = torch.zeros(len(self.columns), dtype=torch.bool) if fixed is None else fixed
+        pinned = torch.zeros_like(values, dtype=torch.bool) if pinned is None else pinned
+        projected = self._project(values, fixed, pinned, refusing)
         finished = data.copy(deep=False)
         for name in self.moving:
             moved = projected.values[:, self.columns.index(name)].numpy()
             finished[name] = system.readings[name].written(moved, data[name])
         return finished[(projected.codes == ResultCode.CONVERGED).numpy()], values, projected
 
-    def _project(self, values: Table, fixed: ColumnMask, pinned: ColumnMask, refusing: bool) -> Projected:
+    def _project(self, values: Table, fixed: Bool[Tensor, ' column'], pinned: ColumnMask, refusing: bool) -> Projected:
         """Pinned first; rows that do not get there once more with what was pinned set free."""
         system = self.chord.system
         refused = torch.zeros(len(values), dtype=torch.bool)
         if refusing:
             refused = (system.violation(system.residual(values)) > system.tolerance)[:, self.plan.redrawn].any(1)
-        projected = self._project_within(values, pinned)
+        chord = self.chord.without(fixed)
+        projected = self._project_within(chord, values, fixed | pinned)
         again = ((projected.codes != ResultCode.CONVERGED) & (pinned & ~fixed).any(1) & ~refused).nonzero()[:, 0]
         if len(again):
-            projected = _replaced(projected, again, self._project_within(values[again], fixed[again]))
+            still = fixed.expand(len(again), -1)
+            projected = _replaced(projected, again, self._project_within(chord, values[again], still))
         return dataclasses.replace(projected, codes=projected.codes.masked_fill(refused, int(ResultCode.REFUSED)))
 
-    def _project_within(self, values: Table, fixed: ColumnMask) -> Projected:
+    def _project_within(self, chord: Chord, values: Table, fixed: ColumnMask) -> Projected:
         """Columns that leave their limits are held there, and the others take up the constraints (an active set)."""
         low, high = self.limits
-        projected = project_rounded(self.chord, values, fixed, self.steps)
+        projected = project_rounded(chord, values, fixed, self.steps)
         if not (low.isfinite() | high.isfinite()).any():
             return projected
         start, held = values, fixed
@@ -150,7 +155,7 @@ class Finisher:
                 break
             inside = projected.values.clamp(low, high)
             start, held = torch.where(outside, inside, start), held | outside
-            projected = _replaced(projected, rows, project_rounded(self.chord, start[rows], held[rows], self.steps))
+            projected = _replaced(projected, rows, project_rounded(chord, start[rows], held[rows], self.steps))
         outside = (((projected.values < low) | (projected.values > high)) & ~fixed).any(1)
         codes = torch.where(outside & (projected.codes == 0), int(ResultCode.MAX_STEPS), projected.codes)
         return Projected(projected.values, codes, standardised_move(projected.values, values, self.chord.scale))

@@ -3,6 +3,7 @@ r"""The paper's guidance: a gradient step on the squared residual of `x0_hat` (H
 import torch
 
 from sdv_constrained_diffusion._types import ColumnMask, Residuals, Table, Times
+from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.guidance.guided import GuidedDenoiser
 
 
@@ -15,9 +16,8 @@ class GradientGuidance(GuidedDenoiser):
     never meet.
     """
 
-    def correct(self, values: Table, deviation: Residuals, fixed: ColumnMask, t: Times) -> Table:
+    def correct(self, chord: Chord, values: Table, deviation: Residuals, fixed: ColumnMask, t: Times) -> Table:
         """The step on the constrained columns; see `GuidedDenoiser.correct`."""
-        chord = self.chord
         if chord.norm == 0:
             # Every law is flat at the mean row, which tells no length for the step.
             return values

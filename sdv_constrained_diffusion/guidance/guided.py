@@ -51,10 +51,11 @@ class GuidedDenoiser(Denoiser):
             self._left_alone = left_alone
 
     @abc.abstractmethod
-    def correct(self, values: Table, deviation: Residuals, fixed: ColumnMask, t: Times) -> Table:
+    def correct(self, chord: Chord, values: Table, deviation: Residuals, fixed: ColumnMask, t: Times) -> Table:
         """Corrects estimates of the clean rows.
 
         Args:
+            chord: the linearisation without the columns that are known in all rows.
             values: constrained columns of `x0_hat`, shape (row, column), physical units.
             deviation: their signed residuals outside the limits, shape (row, equation), each in its own unit.
             fixed: columns that must stay, shape (row, column).
@@ -83,7 +84,8 @@ class GuidedDenoiser(Denoiser):
         values = self._columns.read(x0_hat)
         fixed = self._columns.fixed(values, known)
         deviation = self._deviation(values)
-        corrected = self.correct(values, deviation, fixed, t)
+        chord = self.chord if known is None else self.chord.without(self._columns.known(known).all(0))
+        corrected = self.correct(chord, values, deviation, fixed, t)
         # The one Jacobian does not serve every row of a curved law. NaN counts as no help.
         helps = self._size(self._deviation(corrected)) < self._size(deviation)
         return self._columns.write(x0_hat, corrected, ~fixed & helps[:, None])

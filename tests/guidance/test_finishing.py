@@ -86,7 +86,7 @@ def test_pinned_values_move_only_in_rows_that_cannot_obey_otherwise():
     # The first row gets there by moving b alone; in the second, c and d are both pinned and off.
     assert finished.loc[0].tolist() == pytest.approx([2.0, -1.0, 1.0, -1.0], abs=1e-8)
     assert finished.loc[1, 'c'] + finished.loc[1, 'd'] == pytest.approx(0, abs=1e-8)
-    fixed = torch.tensor([[False, False, True, True]]).expand(2, 4)
+    fixed = torch.tensor([False, False, True, True])
     _, _, projected = finisher.finish(rows, fixed)
     assert (projected.codes == CONVERGED).tolist() == [True, False]
 

@@ -145,7 +145,7 @@ def test_gradient_guidance_is_the_documented_step(schedule):
     rows, t = some_rows(encoder), clear_times(schedule, 6)
     before = values(encoder, chord, rows)
     fixed = torch.zeros_like(before, dtype=torch.bool)
-    stepped = GradientGuidance(Echo(schedule), encoder, chord).correct(before, off(chord, before), fixed, t)
+    stepped = GradientGuidance(Echo(schedule), encoder, chord).correct(chord, before, off(chord, before), fixed, t)
     expected = torch.stack(
         [
             expected_gradient_step(row, time, schedule, chord, columns.mean(0), columns.std(0, ddof=1))
@@ -167,7 +167,9 @@ def test_rows_whose_residual_would_not_shrink_stay_and_the_others_take_the_step(
     t = clear_times(SCHEDULES[0], 40)
     guided = guidance(Echo(SCHEDULES[0]), encoder, chord)
     before = values(encoder, chord, rows)
-    stepped = guided.correct(before, off(guided.chord, before), torch.zeros_like(before, dtype=torch.bool), t)
+    stepped = guided.correct(
+        guided.chord, before, off(guided.chord, before), torch.zeros_like(before, dtype=torch.bool), t
+    )
 
     def size(v):
         system = chord.system
@@ -201,7 +203,7 @@ def test_gradient_guidance_is_proportional_to_its_scale():
     before = values(encoder, chord, rows)
     fixed = torch.zeros_like(before, dtype=torch.bool)
     guides = [GradientGuidance(Echo(SCHEDULES[0]), encoder, chord, scale) for scale in (1.0, 0.25)]
-    moves = [guide.correct(before, off(chord, before), fixed, t) - before for guide in guides]
+    moves = [guide.correct(chord, before, off(chord, before), fixed, t) - before for guide in guides]
     # Numbers of order ten.
     assert_close(moves[1], 0.25 * moves[0], rtol=0, atol=1e-12)
 
@@ -329,7 +331,7 @@ def test_the_correction_itself_leaves_fixed_columns_alone(guidance):
     encoder, chord = parts(curved)
     rows, t = values(encoder, chord, some_rows(encoder, 8)), clear_times(SCHEDULES[0], 8)
     fixed = torch.tensor(list(itertools.product([False, True], repeat=3)))
-    corrected = guidance(Echo(SCHEDULES[0]), encoder, chord).correct(rows, off(chord, rows), fixed, t)
+    corrected = guidance(Echo(SCHEDULES[0]), encoder, chord).correct(chord, rows, off(chord, rows), fixed, t)
     assert torch.equal(corrected[fixed], rows[fixed])
     assert (corrected != rows).any()
 
