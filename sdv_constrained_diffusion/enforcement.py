@@ -93,12 +93,12 @@ class Enforcement:
             return
         columns = GuidedColumns(model.encoder, self._finisher.chord.system)
         given = {name for each in self.given for name in each.columns}
-        limits = {
+        ranges = {
             name: self._facts.ranges[name]
             for name, short in zip(self._finisher.columns, columns.short.tolist(), strict=True)
             if name in self._facts.ranges and (short or (self._facts.clipping and name not in given))
         }
-        self._finisher = self._finisher.within(limits)
+        self._finisher = self._finisher.within(ranges)
         if len(self._finisher.plan.steered):
             self._covariance = model.measure_errors(processed)
 

@@ -126,6 +126,11 @@ class Bounds(Constraint):
         limits = {name: _plain(limit) for name, limit in self._as_given.items()}
         return {'column': self.column, **limits, 'tolerance': self.tolerance, 'unit': self.unit}
 
+    @property
+    def column_limits(self) -> dict[str, tuple[float, float]]:
+        """The limits; moments in seconds."""
+        return {self.column: (self.lower, self.upper)}
+
     def residual(self, table: TableView) -> Tensor:
         """The column itself, shape (row,)."""
         return table[self.column]

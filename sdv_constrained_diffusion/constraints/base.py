@@ -231,6 +231,15 @@ class Constraint(abc.ABC):
         """Makes a constraint of what `parameters` returned."""
         return cls(**parameters)
 
+    @property
+    def column_limits(self) -> Mapping[str, tuple[float, float]]:
+        """Lower and upper limits of single columns that the constraint sets, in the columns' units; none by default.
+
+        They are among the constraint's equations, too. Finished rows never leave them, and a value that they stop is
+        exactly the limit.
+        """
+        return {}
+
     def binds(self, table: TableView) -> Bool[Tensor, ' row']:
         """Which rows the constraint asks anything of; all, unless it is conditional."""
         return torch.ones(len(table.values), dtype=torch.bool)

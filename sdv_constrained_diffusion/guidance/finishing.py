@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool
@@ -18,8 +19,17 @@ from sdv_constrained_diffusion.constraints.reading import Reading
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem
 from sdv_constrained_diffusion.guidance.chord import Chord, standardised_move
 from sdv_constrained_diffusion.guidance.projection import Projected, ResultCode
-from sdv_constrained_diffusion.guidance.rounding import Steps, attainable_steps, observed_step, project_rounded
+from sdv_constrained_diffusion.guidance.rounding import (
+    Steps,
+    attainable_steps,
+    observed_step,
+    project_rounded,
+    rounded,
+)
 from sdv_constrained_diffusion.guidance.steering import SteeringPlan
+
+SLIGHT = 1e-9
+"""Limits this near to a step, as a share of it, are on it."""
 
 ROUNDS = 4
 """How often columns that leave their limits are held there and the others projected again."""
@@ -63,15 +73,27 @@ class Finisher:
         steps = observed_steps(data[list(system.columns)]) if steps is None else steps
         wanted = [steps.get(name) for name in system.columns]
         anything = torch.full_like(chord.scale, math.inf)
-        return cls(
-            chord, attainable_steps(chord, values, wanted), SteeringPlan.of(chord, values), (-anything, anything)
-        )
+        attainable = attainable_steps(chord, values, wanted)
+        finisher = cls(chord, attainable, SteeringPlan.of(chord, values), (-anything, anything))
+        for constraint in system.constraints:
+            finisher = finisher.within(constraint.column_limits)
+        return finisher
 
     def within(self, limits: Mapping[str, tuple[float, float]]) -> 'Finisher':
-        """The same with columns that must stay between limits, moments in seconds."""
+        """The same with columns that must stay between limits, too, moments in seconds.
+
+        Of a column that stands on steps they are the outermost steps between the limits.
+        """
         pairs = [limits.get(name, (-math.inf, math.inf)) for name in self.columns]
-        low, high = torch.tensor(pairs, dtype=torch.float64).T
-        return dataclasses.replace(self, limits=(low, high))
+        low, high = np.array(pairs, dtype='float64').T.copy()
+        for place, step in enumerate(self.steps):
+            if step is not None:
+                one = slice(place, place + 1)
+                low[one] = rounded(np.ceil(low[one] / step - SLIGHT) * step, step)
+                high[one] = rounded(np.floor(high[one] / step + SLIGHT) * step, step)
+        own_low, own_high = self.limits
+        limits_now = (own_low.maximum(torch.from_numpy(low)), own_high.minimum(torch.from_numpy(high)))
+        return dataclasses.replace(self, limits=limits_now)
 
     @property
     def columns(self) -> list[str]:

@@ -1,7 +1,6 @@
-"""AC power flow as a constraint on the wide table: at every node, the injection equals what the voltages imply."""
+"""AC power flow as a constraint on a table: at every node, the injection equals what the voltages imply."""
 
-import difflib
-import math
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,26 +8,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdv_constrained_diffusion._types import Jacobians, Residuals
+from sdv_constrained_diffusion._types import Jacobians, Residuals, Table
 from sdv_constrained_diffusion.constraints.base import Constraint, Misreading, TableView
-from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError
-from sdv_constrained_diffusion.power.equations import Admittances, power_jacobians, powers
-from sdv_constrained_diffusion.power.grid import Grid
-from sdv_constrained_diffusion.power.tables import WIDE, column
-
-RADIANS_PER_DEGREE = math.pi / 180
+from sdv_constrained_diffusion.errors import ConstraintError
+from sdv_constrained_diffusion.power.columns import DEGREES_PER_RADIAN, INJECTED, UNIT, PowerColumns, Units
+from sdv_constrained_diffusion.power.equations import packed, product
+from sdv_constrained_diffusion.power.grid import SLACK, Grid
+from sdv_constrained_diffusion.power.implied import ImpliedQuantities
+from sdv_constrained_diffusion.power.states import UnseenVoltages, Voltages
+from sdv_constrained_diffusion.power.tables import FLOWS
 
 
 class PowerFlow(Constraint):
     r"""The AC power-flow equations of a grid (Grainger and Stevenson 1994, ch. 9; shunts belong to Y).
 
-    Per node, `sum p_mw - sn_mva Re S` in MW and `sum q_mvar - sn_mva Im S` in Mvar with $S_i = V_i \overline{(Y V)_i}$,
-    sums over the node's buses. Where closed switches join several buses, each further bus has the voltage of the
-    first: two more equations, in p.u. and degrees.
+    Per node, `sum p_mw - sn_mva Re S` in MW and `sum q_mvar - sn_mva Im S` in Mvar with $S_i = V_i \overline{(Y V)_i}$;
+    the injection is the buses' own columns, or generation minus demand where those have columns. Where closed switches
+    join several buses, each further bus has the voltage of the first: two more equations, in p.u. and degrees. Every
+    flow and loading of a branch that has a column is one more equation.
+
+    A table may lack any of these columns. A node whose injection it does not tell asks nothing. Voltages that it does
+    not hold are solved for, and what the equations ask beyond them remains (`states`).
 
     Attributes:
         grid: the network's data.
-        columns: the table's names of `p_mw`, `q_mvar`, `vm_pu`, `va_degree` of every bus, in that order.
+        columns: the table's names of its columns, quantity by quantity.
     """
 
     def __init__(
@@ -38,35 +42,51 @@ class PowerFlow(Constraint):
         tolerance_mw: float = 1e-6,
         tolerance_vm_pu: float = 1e-9,
         tolerance_va_degree: float = 1e-7,
+        tolerance_percent: float = 1e-6,
+        table: Iterable[str] | None = None,
+        units: Units | Mapping[str, Any] | None = None,
     ) -> None:
         """Binds the equations of a grid to columns.
 
         Args:
             grid: the network's data.
-            columns: from the standard name of a column to the table's own, e.g. `{'va_degree_3': 'va_deg_3'}`;
-                columns that are not mentioned have their standard name.
+            columns: from the standard name of a column (`power.tables`) to the table's own, e.g.
+                `{'va_degree_3': 'va_deg_3'}`; columns that are not mentioned have their standard name.
             tolerance_mw: largest mismatch that counts as feasible, in MW and in Mvar.
             tolerance_vm_pu: largest difference of magnitudes between buses joined by a switch, in p.u.
             tolerance_va_degree: largest difference of angles between buses joined by a switch, in degrees.
+            tolerance_percent: largest error of a branch's loading, in percent of its rating.
+            table: the table's columns, such as a DataFrame; those with a standard name are used, whichever they are.
+                None for the wide table: p, q, vm and va of every bus.
+            units: how the table writes powers and angles; residuals are in MW and degrees in any case.
 
         Raises:
-            ConstraintError: `columns` names a standard column that the grid does not have, or one column twice.
+            ConstraintError: `columns` names a standard column that the grid does not have, or one column twice, or the
+                table's columns leave no equation.
         """
         self.grid = grid
-        self.tolerance_mw = tolerance_mw
+        self.tolerance_mw, self.tolerance_percent = tolerance_mw, tolerance_percent
         self.tolerance_vm_pu, self.tolerance_va_degree = tolerance_vm_pu, tolerance_va_degree
-        self._own_names = dict(columns or {})
-        self._standard = [column(quantity, bus) for quantity in WIDE for bus in grid.buses]
-        self.columns = tuple(self._own_names.get(name, name) for name in self._standard)
-        self._check_names()
-        nodes, fused = len(grid.y_bus), len(grid.fused)
-        self._one_bus_per_node = bool(np.array_equal(grid.node, np.arange(nodes)))
-        self.tolerance = [tolerance_mw] * 2 * nodes + [tolerance_vm_pu] * fused + [tolerance_va_degree] * fused
-        self.unit = ['MW'] * nodes + ['Mvar'] * nodes + ['p.u.'] * fused + ['degree'] * fused
+        self._found = PowerColumns(grid, columns, table, units, self.name)
+        self.columns = self._found.names
+        self._laws()
+        tolerances = {
+            **dict.fromkeys(('MW', 'Mvar'), tolerance_mw),
+            'p.u.': tolerance_vm_pu,
+            'degree': tolerance_va_degree,
+            '%': tolerance_percent,
+        }
+        self.tolerance = [tolerances[unit] for unit in self.unit]
+        self._check_enough()
 
     @classmethod
     def from_pandapower(
-        cls, net: Any, columns: Mapping[str, str] | None = None, tolerance_mw: float = 1e-6
+        cls,
+        net: Any,
+        columns: Mapping[str, str] | None = None,
+        tolerance_mw: float = 1e-6,
+        table: Iterable[str] | None = None,
+        units: Units | Mapping[str, Any] | None = None,
     ) -> 'PowerFlow':
         """The equations of a pandapower network as it is: its switches, taps and services.
 
@@ -74,22 +94,37 @@ class PowerFlow(Constraint):
             net: a `pandapowerNet`, left as it is.
             columns: from the standard name of a column to the table's own, e.g. `{'va_degree_3': 'va_deg_3'}`.
             tolerance_mw: largest mismatch that counts as feasible, in MW and in Mvar.
+            table: the table's columns; None for the wide table, as in `PowerFlow`.
+            units: how the table writes powers and angles.
 
         Raises:
             GridError: as in `Grid.from_pandapower`.
             ConstraintError: as in `PowerFlow`.
             MissingExtraError: pandapower is not installed.
         """
-        return cls(Grid.from_pandapower(net), columns, tolerance_mw)
+        return cls(Grid.from_pandapower(net), columns, tolerance_mw, table=table, units=units)
+
+    def on(self, grid: Grid) -> 'PowerFlow':
+        """The same equations on another state of the grid, such as with a branch out of service.
+
+        Args:
+            grid: with the same buses, elements and ends of branches.
+        """
+        other = copy.copy(self)
+        other.grid = grid
+        other._implied = self._implied.on(grid)
+        other._check_enough()
+        return other
 
     def parameters(self) -> dict[str, Any]:
-        """The grid's data, the columns' own names and the tolerances."""
+        """The grid's data, the columns and their units, and the tolerances."""
         return {
             'grid': self.grid.to_dict(),
-            'columns': self._own_names,
+            **self._found.parameters(),
             'tolerance_mw': self.tolerance_mw,
             'tolerance_vm_pu': self.tolerance_vm_pu,
             'tolerance_va_degree': self.tolerance_va_degree,
+            'tolerance_percent': self.tolerance_percent,
         }
 
     @classmethod
@@ -98,10 +133,10 @@ class PowerFlow(Constraint):
         return cls(**{**parameters, 'grid': Grid.from_dict(parameters['grid'])})
 
     def residual(self, table: TableView) -> Residuals:
-        """Mismatch of power per node, then difference of voltage per bus that a switch joins to another.
+        """Mismatch of power per node, then what else the columns are bound by.
 
         Args:
-            table: at least `columns`, in MW, Mvar, p.u. and degrees.
+            table: at least `columns`, in the units of the table.
 
         Returns:
             shape (row, equation), in `unit`.
@@ -109,22 +144,9 @@ class PowerFlow(Constraint):
         Raises:
             ColumnMissingError: the table lacks one of `columns`.
         """
-        p_mw, q_mvar, vm_pu, va_degree = self._read(table)
-        y_bus = self._y_bus(table.values)
-        if self._one_bus_per_node:
-            p, q = powers(vm_pu, va_degree * RADIANS_PER_DEGREE, y_bus)
-            return torch.cat([p_mw - self.grid.sn_mva * p, q_mvar - self.grid.sn_mva * q], dim=1)
-        first, fused, first_of_fused = self._positions(table.values.device)
-        p, q = powers(vm_pu[:, first], va_degree[:, first] * RADIANS_PER_DEGREE, y_bus)
-        return torch.cat(
-            [
-                self._sum_per_node(p_mw) - self.grid.sn_mva * p,
-                self._sum_per_node(q_mvar) - self.grid.sn_mva * q,
-                vm_pu[:, fused] - vm_pu[:, first_of_fused],
-                va_degree[:, fused] - va_degree[:, first_of_fused],
-            ],
-            dim=1,
-        )
+        values = self._read(table)
+        linear = self._linear(values)
+        return linear - self._implied_by(self._voltages(values, linear))
 
     def jacobian(self, table: TableView) -> Jacobians:
         """Derivative of the residual in closed form.
@@ -138,28 +160,19 @@ class PowerFlow(Constraint):
         Raises:
             ColumnMissingError: the table lacks one of `columns`.
         """
-        _, _, vm_pu, va_degree = self._read(table)
-        first, fused, first_of_fused = self._positions(table.values.device)
-        vm, va = vm_pu[:, first], va_degree[:, first] * RADIANS_PER_DEGREE
-        dp_dvm, dp_dva, dq_dvm, dq_dva = power_jacobians(vm, va, self._y_bus(table.values))
-
+        values = self._read(table)
+        by_states = -self._implied_jacobian(self._voltages(values, self._linear(values)))
+        own = self._weights.to_dense().to(values).expand(len(values), -1, -1).clone()
+        seen = self._states_at >= 0
+        own[:, :, self._states_at[seen]] += by_states[:, :, seen] * self._per_column[seen].to(values)
+        if self._unseen is not None:
+            by_unseen = by_states[:, :, self._unseen.where]
+            own = own + by_unseen @ self._unseen.sensitivity(by_states, own)
+        if tuple(table.names) == self.columns:
+            return own
         position = {name: index for index, name in enumerate(table.names)}
-        at = torch.tensor([position[name] for name in self.columns], device=first.device)
-        p_mw, q_mvar, vm_pu_at, va_degree_at = at.reshape(len(WIDE), -1)
-        nodes, node = len(first), torch.as_tensor(self.grid.node, device=first.device)
-        per_pu, per_degree = self.grid.sn_mva, self.grid.sn_mva * RADIANS_PER_DEGREE
-
-        result = table.values.new_zeros(len(vm), 2 * nodes + 2 * len(fused), len(table.names))
-        result[:, node, p_mw] = 1.0
-        result[:, nodes + node, q_mvar] = 1.0
-        result[:, :nodes, vm_pu_at[first]] = -per_pu * dp_dvm
-        result[:, :nodes, va_degree_at[first]] = -per_degree * dp_dva
-        result[:, nodes : 2 * nodes, vm_pu_at[first]] = -per_pu * dq_dvm
-        result[:, nodes : 2 * nodes, va_degree_at[first]] = -per_degree * dq_dva
-        for offset, voltage in ((2 * nodes, vm_pu_at), (2 * nodes + len(fused), va_degree_at)):
-            equation = offset + torch.arange(len(fused), device=first.device)
-            result[:, equation, voltage[fused]] = 1.0
-            result[:, equation, voltage[first_of_fused]] = -1.0
+        result = values.new_zeros(*own.shape[:2], len(table.names))
+        result[:, :, [position[name] for name in self.columns]] = own
         return result
 
     def equation_names(self, number: int) -> list[str]:
@@ -168,34 +181,43 @@ class PowerFlow(Constraint):
         Args:
             number: how many equations `residual` returned.
         """
-        grid, buses = self.grid, np.array(self.grid.buses)
-        of_node = [buses[grid.node == node].tolist() for node in range(len(grid.y_bus))]
-        where = [('buses ' if len(ids) > 1 else 'bus ') + ', '.join(map(str, ids)) for ids in of_node]
-        pairs = [(buses[index], of_node[grid.node[index]][0]) for index in grid.fused]
-        names = [f'{power} mismatch {place}' for power in 'PQ' for place in where]
-        names += [f'{quantity} of bus {bus} against bus {other}' for quantity in ('vm', 'va') for bus, other in pairs]
-        return names[:number]
+        return self._names[:number]
 
     def misreadings(self) -> Iterable[Misreading]:
-        """The usual mistakes: powers per unit, angles in radians, load counted as positive."""
-        sn_mva, powers, angles = self.grid.sn_mva, self._names('p_mw', 'q_mvar'), self._names('va_degree')
-        if sn_mva != 1:
+        """The usual mistakes: powers in the other unit, angles in the other unit, the other sign."""
+        sn_mva, units = self.grid.sn_mva, self._found.units
+        powers_of = self._found.names_of('p_mw', 'q_mvar', 'pd_mw', 'qd_mvar', 'pg_mw', 'qg_mvar', *FLOWS[:4])
+        angles, signed = self._found.names_of('va_degree'), self._found.names_of('p_mw', 'q_mvar')
+        to_mw = units.power == 'MW'
+        if sn_mva != 1 and powers_of:
             yield Misreading(
-                cause=f'the powers are in per unit on {sn_mva:g} MVA instead of MW and Mvar',
-                remedy=f'multiply the columns p_mw_* and q_mvar_* by {sn_mva:g}',
-                reread=lambda table: self._scaled(table, powers, sn_mva),
+                cause=f'the powers are in per unit on {sn_mva:g} MVA instead of MW and Mvar'
+                if to_mw
+                else f'the powers are in MW and Mvar instead of per unit on {sn_mva:g} MVA',
+                remedy=f'multiply the columns p_mw_* and q_mvar_* by {sn_mva:g}, or pass units=Units(power='
+                f'{"p.u." if to_mw else "MW"!r})',
+                reread=lambda table: self._scaled(table, powers_of, sn_mva if to_mw else 1 / sn_mva),
             )
-        yield Misreading(
-            cause='the angles are in radians instead of degrees',
-            remedy='convert the columns va_degree_* with numpy.degrees',
-            reread=lambda table: self._scaled(table, angles, 1 / RADIANS_PER_DEGREE),
-        )
-        yield Misreading(
-            cause='the powers count load as positive instead of generation',
-            remedy='change the sign of the columns p_mw_* and q_mvar_*; for a pandapower network that has shunts, use '
-            'sdv_constrained_diffusion.power.nets.result_row, which also takes the shunts out of net.res_bus',
-            reread=lambda table: self._scaled(table, powers, -1.0),
-        )
+        if angles:
+            degrees = units.angle == 'degree'
+            yield Misreading(
+                cause=f'the angles are in {"radians" if degrees else "degrees"} instead of '
+                f'{"degrees" if degrees else "radians"}',
+                remedy=f'convert the columns va_degree_* with numpy.{"degrees" if degrees else "radians"}, or pass '
+                f'units=Units(angle={"radian" if degrees else "degree"!r})',
+                reread=lambda table: self._scaled(
+                    table, angles, DEGREES_PER_RADIAN if degrees else 1 / DEGREES_PER_RADIAN
+                ),
+            )
+        if signed:
+            other = {'generation': 'load', 'load': 'generation'}[units.sign]
+            yield Misreading(
+                cause=f'the powers count {other} as positive instead of {units.sign}',
+                remedy=f'change the sign of the columns p_mw_* and q_mvar_*, or pass units=Units(sign={other!r}); for '
+                'a pandapower network that has shunts, use sdv_constrained_diffusion.power.nets.result_row, which also '
+                'takes the shunts out of net.res_bus',
+                reread=lambda table: self._scaled(table, signed, -1.0),
+            )
 
     def require(self, available: Iterable[str]) -> None:
         """Checks that a table has the constraint's columns.
@@ -206,38 +228,109 @@ class PowerFlow(Constraint):
         Raises:
             ColumnMissingError: one is missing; the message names it, what looks close, and how to pass that.
         """
-        available = [str(name) for name in available]
-        present = set(available)
-        for standard, own in zip(self._standard, self.columns, strict=True):
-            if own not in present:
-                close = difflib.get_close_matches(own, [name for name in available if name not in self.columns], n=1)
-                hint = f'Pass columns={{{standard!r}: {(close or ["..."])[0]!r}}} or rename the column.'
-                raise ColumnMissingError.of(self.name, own, available, hint)
+        self._found.require(available)
 
-    def _check_names(self) -> None:
-        unknown = [name for name in self._own_names if name not in self._standard]
-        if unknown:
-            close = difflib.get_close_matches(unknown[0], self._standard, n=3)
-            looks = f' Standard names that look close: {", ".join(map(repr, close))}.' if close else ''
-            raise ConstraintError(
-                f'{self.name} needs columns={{standard name: own name}}, but {unknown[0]!r} is no standard name of '
-                f'this grid.{looks} Standard names are p_mw_<bus>, q_mvar_<bus>, vm_pu_<bus>, va_degree_<bus>.'
-            )
-        twice = sorted({name for name in self.columns if self.columns.count(name) > 1})
-        if twice:
-            raise ConstraintError(
-                f'{self.name} needs a column of its own for every quantity, but {twice[0]!r} is used for several. '
-                'Give each standard name another column in columns={...}.'
-            )
+    def _laws(self) -> None:
+        """Writes the equations as `W v + c - G(states)`: of each a row of W, c, name and unit; those with G first."""
+        grid, found = self.grid, self._found
+        laws, wanted = _Laws(len(self.columns)), []
+        at_node = np.zeros((len(grid.y_bus), len(grid.buses)))
+        at_node[grid.node, np.arange(len(grid.buses))] = 1.0
+        for power, quantity in INJECTED.items():
+            known, weights, rest = found.injection(power)
+            (nodes,) = np.nonzero(at_node @ ~known == 0)
+            names = [f'{power.upper()} mismatch {self._place(node)}' for node in nodes.tolist()]
+            laws.add(names, UNIT[power], (at_node @ weights)[nodes], (at_node @ rest)[nodes])
+            wanted.append((quantity, nodes))
+        for quantity, unit in zip(FLOWS, ('MW', 'Mvar', 'MW', 'Mvar', '%'), strict=True):
+            places, elements = found.of(quantity)
+            names = [f'{quantity.rsplit("_", 1)[0]} of {grid.labels(quantity)[each]}' for each in elements.tolist()]
+            laws.add(names, unit, found.selection(places))
+            wanted.append((quantity, grid.ends(quantity)[elements]))
+        for quantity, unit in (('vm_pu', 'p.u.'), ('va_degree', 'degree')):
+            places, buses = found.of(quantity)
+            _, first, node = np.unique(grid.node[buses], return_index=True, return_inverse=True)
+            further = np.setdiff1d(np.arange(len(places)), first)
+            names = [
+                f'{quantity.split("_")[0]} of bus {grid.buses[buses[each]]} against bus {grid.buses[buses[other]]}'
+                for each, other in zip(further, first[node[further]], strict=True)
+            ]
+            other = found.selection(places[first[node[further]]])
+            laws.add(names, unit, found.selection(places[further]) - other)
+        for power in INJECTED:
+            both, weights, constants = found.balances(power)
+            names = [f'{power.upper()} of bus {grid.buses[bus]} against its elements' for bus in both]
+            laws.add(names, UNIT[power], weights, constants)
+        self._implied = ImpliedQuantities(grid, wanted)
+        self._names, self.unit = laws.names, laws.units
+        self._weights, self._constants = packed(np.concatenate(laws.weights)), torch.tensor(laws.constants).double()
+        self._states_at = torch.from_numpy(found.states())
+        factors = torch.from_numpy(found.factors)[self._states_at.clamp(min=0)]
+        in_radians = torch.arange(len(factors)) >= len(grid.y_bus)
+        self._per_column = torch.where(in_radians, factors / DEGREES_PER_RADIAN, factors)
+        self._at_rest = torch.from_numpy(np.concatenate([grid.vm_pu, np.deg2rad(grid.va_degree)]))
 
-    def _read(self, table: TableView) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _place(self, node: int) -> str:
+        buses = np.array(self.grid.buses)[self.grid.node == node].tolist()
+        return ('buses ' if len(buses) > 1 else 'bus ') + ', '.join(map(str, buses))
+
+    def _check_enough(self) -> None:
+        unseen = (self._states_at < 0).nonzero()[:, 0]
+        angles = self._states_at[len(self.grid.y_bus) :]
+        if (angles < 0).all():
+            # Power depends on differences of angles: the first slack's is the network's own.
+            unseen = unseen[unseen != len(self.grid.y_bus) + int((self.grid.kind == SLACK).argmax())]
+        at_rest = self._implied_jacobian(self._rest(1))[0]
+        bound = int((at_rest[:, unseen] != 0).any(1).sum())
+        if len(self.unit) - (bound if len(unseen) else 0) + max(bound - len(unseen), 0) < 1:
+            raise ConstraintError(
+                f'{self.name} needs columns that are bound by an equation, but with {len(self.columns)} columns of '
+                f'known meaning ({", ".join(self.columns[:3])}, ...) and {len(unseen)} voltages that are not in the '
+                'table nothing is left to ask. Pass a table with more of p_mw_*, q_mvar_* (or pd_mw_*, pg_mw_*, ...), '
+                'vm_pu_*, va_degree_*, or name the columns in columns={...}.'
+            )
+        self._unseen = UnseenVoltages(unseen, -at_rest) if len(unseen) else None
+
+    def _rest(self, rows: int) -> Voltages:
+        """The network's own operating point in each row."""
+        vm, va = self._at_rest.chunk(2)
+        return vm.expand(rows, -1), va.expand(rows, -1)
+
+    def _read(self, table: TableView) -> Table:
         self.require(table.names)
-        p_mw, q_mvar, vm_pu, va_degree = table[self.columns].chunk(len(WIDE), dim=1)
-        return p_mw, q_mvar, vm_pu, va_degree
+        return table[self.columns]
 
-    def _names(self, *quantities: str) -> list[str]:
-        standard = [column(quantity, bus) for quantity in quantities for bus in self.grid.buses]
-        return [self._own_names.get(name, name) for name in standard]
+    def _linear(self, values: Table) -> Residuals:
+        return product(values, self._weights.to(dtype=values.dtype)) + self._constants.to(values)
+
+    def _voltages(self, values: Table, linear: Residuals) -> Voltages:
+        """Magnitudes and angles, p.u. and radians, of every node; those that have no column are solved for."""
+        if self._unseen is None:
+            vm, va = (values[:, self._states_at] * self._per_column.to(values)).chunk(2, dim=1)
+            return vm, va
+        seen = values[:, self._states_at.clamp(min=0)] * self._per_column.to(values)
+        vm, va = torch.where(self._states_at >= 0, seen, self._at_rest.to(values)).chunk(2, dim=1)
+        with torch.no_grad():
+            vm_found, va_found = self._unseen.solve(
+                (vm, va),
+                lambda at: linear - self._implied_by(at),
+                lambda at: -self._implied_jacobian(at),
+            )
+        # The solution's values with the derivative of the seen ones, and Newton's step for that of the unseen.
+        found = (vm + (vm_found - vm).detach(), va + (va_found - va).detach())
+        if not linear.requires_grad:
+            return found
+        return self._unseen.newton(found, linear - self._implied_by(found), -self._implied_jacobian(found).detach())
+
+    def _implied_by(self, voltages: Voltages) -> Residuals:
+        """G: what the voltages imply for each equation."""
+        found = self._implied.values(*voltages)
+        return torch.nn.functional.pad(found, (0, len(self.unit) - found.shape[1]))
+
+    def _implied_jacobian(self, voltages: Voltages) -> Tensor:
+        """Derivative of G by magnitudes (per p.u.) and angles (per radian), shape (row, equation, 2 node)."""
+        found = self._implied.jacobian(*voltages)
+        return torch.nn.functional.pad(found, (0, 0, 0, len(self.unit) - found.shape[1]))
 
     def _scaled(self, table: TableView, names: Iterable[str], factor: float) -> TableView:
         position = {name: index for index, name in enumerate(table.names)}
@@ -245,14 +338,19 @@ class PowerFlow(Constraint):
         factors[[position[name] for name in names]] = factor
         return table.with_values(table.values * factors)
 
-    def _positions(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        first, fused = self.grid.representative, self.grid.fused
-        first_of_fused = torch.as_tensor(first[self.grid.node[fused]], device=device)
-        return torch.as_tensor(first, device=device), torch.as_tensor(fused, device=device), first_of_fused
 
-    def _y_bus(self, like: Tensor) -> Admittances:
-        return Admittances.of(self.grid.y_bus).to(like)
+class _Laws:
+    """Equations that are being written down."""
 
-    def _sum_per_node(self, per_bus: Tensor) -> Tensor:
-        node = torch.as_tensor(self.grid.node, device=per_bus.device)
-        return per_bus.new_zeros(len(per_bus), len(self.grid.y_bus)).index_add(1, node, per_bus)
+    def __init__(self, num_columns: int) -> None:
+        self.names: list[str] = []
+        self.units: list[str] = []
+        self.weights: list[np.ndarray] = [np.zeros((0, num_columns))]
+        self.constants: list[float] = []
+
+    def add(self, names: list[str], unit: str, weights: np.ndarray, constants: np.ndarray | None = None) -> None:
+        """Equations of one kind: their names, and of each a row of weights and a constant, 0 by default."""
+        self.names += names
+        self.units += [unit] * len(names)
+        self.weights.append(weights)
+        self.constants += [0.0] * len(names) if constants is None else constants.tolist()

@@ -4,7 +4,9 @@ Real arithmetic throughout: `e = vm cos va`, `f = vm sin va`, `Y = G + jB`. A te
 with its row of the bus admittance matrix, or an end of a branch, with that end's row of the branch admittances.
 """
 
+import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -40,19 +42,16 @@ class Admittances:
     b: Tensor
 
     @classmethod
-    def of(cls, matrix: np.ndarray | sp.csr_matrix, at: np.ndarray | None = None) -> 'Admittances':
+    def of(cls, matrix: Any, at: np.ndarray | None = None) -> 'Admittances':
         """Reads a complex matrix, shape (terminal, node).
 
         Args:
-            matrix: admittances per unit.
+            matrix: admittances per unit, dense or sparse.
             at: shape (terminal,), the node of each terminal; terminal i is node i when None.
         """
         rows = sp.csr_matrix(matrix)
         at = np.arange(rows.shape[0]) if at is None else at
-        g, b = (torch.from_numpy(part.toarray()) for part in (rows.real, rows.imag))
-        if rows.shape[1] > DENSE_NODES:
-            g, b = g.to_sparse_csr(), b.to_sparse_csr()
-        return cls(torch.as_tensor(at, dtype=torch.int64), g, b)
+        return cls(torch.as_tensor(at, dtype=torch.int64), packed(rows.real), packed(rows.imag))
 
     def to(self, like: Tensor) -> 'Admittances':
         """The same in the dtype and on the device of a tensor."""
@@ -63,16 +62,10 @@ class Admittances:
 
     def currents(self, e: Nodes, f: Nodes) -> tuple[Terminals, Terminals]:
         """Real and imaginary part of the currents at voltages `e + jf`, p.u."""
-        if self.g.layout == torch.strided:
-            g, b = self.g.T, self.b.T
-            return e @ g - f @ b, f @ g + e @ b
-        e, f = e.T.contiguous(), f.T.contiguous()
-        return (self.g @ e - self.b @ f).T, (self.g @ f + self.b @ e).T
+        return product(e, self.g) - product(f, self.b), product(f, self.g) + product(e, self.b)
 
     def entries(self) -> tuple[Tensor, Tensor]:
         """Both parts as they are written, zeros included, shape (terminal, node)."""
-        if self.g.layout == torch.strided:
-            return self.g, self.b
         return self.g.to_dense(), self.b.to_dense()
 
 
@@ -126,3 +119,20 @@ def power_jacobians(
     p, q = own * a.sum(dim=2, keepdim=True), own * b.sum(dim=2, keepdim=True)
     vm_k = vm[:, None, :]
     return (a + p) / vm_k, b - q, (b + q) / vm_k, p - a
+
+
+def packed(matrix: Any) -> Tensor:
+    """A real matrix as a tensor: dense with few columns, else CSR. Takes numpy's and scipy's."""
+    rows = sp.csr_matrix(matrix)
+    if rows.shape[1] <= DENSE_NODES:
+        return torch.from_numpy(rows.toarray())
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', UserWarning)  # torch calls the format a beta, once in a process
+        return torch.from_numpy(rows.toarray()).to_sparse_csr()
+
+
+def product(rows: Float[Tensor, 'row many'], matrix: Tensor) -> Float[Tensor, 'row few']:
+    """`rows @ matrix.T` with a packed matrix, shape (few, many)."""
+    if matrix.layout == torch.strided:
+        return rows @ matrix.T
+    return (matrix @ rows.T.contiguous()).T

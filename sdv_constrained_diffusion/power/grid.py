@@ -1,7 +1,8 @@
 """A network as the data of its equations: admittances, and which element is connected where."""
 
+import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ from jaxtyping import Complex, Float, Int
 from sdv_constrained_diffusion.errors import GridError
 from sdv_constrained_diffusion.power import nets
 from sdv_constrained_diffusion.power.tables import KINDS, WIDE, column
+
+LINKED = 1e-12
+"""Admittances below this share of the largest are what rounding leaves of branches that were taken out."""
 
 PQ, PV, SLACK = 1, 2, 3
 """Kinds of nodes by what is given there (MATPOWER's numbers): powers, active power and magnitude, the voltage."""
@@ -156,6 +160,39 @@ class Grid:
             y_ends=_kron(y_end, internal['Ybus'], kept),
             loading_per_pu=nets.loading_per_pu(solved, found),
         )
+
+    def without(self, *outages: str) -> 'Grid':
+        """The grid with branches out of service, exactly as pandapower would read it then, but for its own voltages.
+
+        Args:
+            outages: labels such as 'line_3'; 'trafo3w_0' takes out all three windings.
+
+        Raises:
+            GridError: a label is unknown, or buses lose their connection to the slack.
+        """
+        y_bus, y_ends, loading = self.y_bus.copy(), self.y_ends.tolil(copy=True), self.loading_per_pu.copy()
+        of_end = np.array(self.branches, dtype=object)[self.end_branch]
+        for outage in outages:
+            gone = np.array([label == outage or label.rpartition('_')[0] == outage for label in of_end], dtype=bool)
+            if not gone.any() or outage in nets.ENDS:
+                close = difflib.get_close_matches(outage, self.branches, n=3) or list(self.branches[:3])
+                raise GridError(
+                    f'Grid.without needs branches of {self.name!r}, but {outage!r} is none. Labels are such as '
+                    f'{", ".join(map(repr, close))}.'
+                )
+            np.subtract.at(y_bus, self.end_node[gone], self.y_ends[gone].toarray())
+            y_ends[gone] = 0.0
+            loading[gone] = 0.0
+        linked = np.abs(y_bus) > LINKED * np.abs(self.y_bus).max()
+        parts, part = sp.csgraph.connected_components(sp.csr_matrix(linked), directed=False)
+        if parts > 1:
+            away = part[self.node] != part[int((self.kind == SLACK).argmax())]
+            raise GridError(
+                f'Grid.without needs every bus connected to the slack, but without {", ".join(outages)} the buses '
+                f'{[bus for bus, lost in zip(self.buses, away, strict=True) if lost]} of {self.name!r} are not. Leave '
+                'this outage out.'
+            )
+        return replace(self, y_bus=y_bus, y_ends=y_ends.tocsr(), loading_per_pu=loading)
 
     def to_dict(self) -> dict[str, Any]:
         """The grid as plain lists and numbers, ready for JSON; `from_dict` reads it back."""
