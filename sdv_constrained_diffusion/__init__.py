@@ -15,14 +15,19 @@ from sdv_constrained_diffusion.testing import check_constraint
 
 __version__ = '0.1.0.dev0'
 
+POWER = {'PowerFlow': 'power_flow', 'OperatingLimits': 'operating_limits', 'ByTopology': 'by_topology'}
+"""Constraints of the extra `power`, by their names in the registry."""
+
 __all__ = [
     'Bounds',
+    'ByTopology',
     'ConditionalOn',
     'ConstrainedDiffusionSynthesizer',
     'Constraint',
     'FidelityReport',
     'Formula',
     'Linear',
+    'OperatingLimits',
     'Ordered',
     'PowerFlow',
     'Ratio',
@@ -36,8 +41,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Loads what needs further libraries on first use: `PowerFlow` through its entry point, `FidelityReport`."""
-    if name == 'PowerFlow':
-        return registry.load('power_flow')
+    if name in POWER:
+        return registry.load(POWER[name])
     if name == 'FidelityReport':
         from sdv_constrained_diffusion.report.fidelity import FidelityReport
 

@@ -1,19 +1,26 @@
-"""An independent check of finished rows: does pandapower's own power flow come to the same operating point?"""
+"""An independent check of finished rows: do other power-flow programs come to the same operating points?"""
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool, Float, Int
 
-from sdv_constrained_diffusion.power.constraints import PowerFlow
+from sdv_constrained_diffusion.power.bench import Bench, sums_per_node
 from sdv_constrained_diffusion.power.grid import Grid
-from sdv_constrained_diffusion.power.nets import import_pandapower, result_row, strip_options
-from sdv_constrained_diffusion.power.tables import WIDE, columns
+from sdv_constrained_diffusion.power.newton_peer import NewtonPeer, import_lightsim2grid
+from sdv_constrained_diffusion.power.operating_points import OperatingPoints
+from sdv_constrained_diffusion.power.tables import WIDE
 
-INJECTING = ('ext_grid', 'gen', 'load', 'sgen', 'storage', 'motor', 'asymmetric_load', 'asymmetric_sgen', 'dcline')
-"""Elements that a row's injections stand for."""
+ERRORS = tuple(f'error_{quantity}' for quantity in WIDE)
+"""Columns of the largest differences between a solution and a row, in MW, Mvar, p.u. and degrees."""
+
+FLOW_ERRORS = ('error_flow', 'error_loading_percent')
+"""The same of branches, where the table has their flows: in MW or Mvar, and in percent of the rating."""
+
+CHUNK_ROWS = 256
+"""Rows whose voltages the compiled solver's side holds at a time."""
 
 
 def verify_with_runpp(
@@ -27,14 +34,14 @@ def verify_with_runpp(
     """Solves rows anew with `pandapower.runpp` and compares the solution with the row.
 
     The power flow is given what a dispatcher would set, and nothing else: magnitude and angle at the slack nodes,
-    `p_mw` and `vm_pu` at the nodes with a generator, `p_mw` and `q_mvar` at all others. It never starts at the row's
-    own voltages, but at 1 p.u. and the angles of a DC power flow, or of 0 degrees where that fails. (Angles of 0 first
-    would lead to low-voltage solutions behind transformers that turn the phase by 150 degrees.) What the power flow
-    finds for the rest, the slack's power and the generators' `q_mvar` included, must be what the row says.
+    active power and magnitude at the nodes with a generator, both powers at all others. It never starts at the row's
+    own voltages. What it finds for the rest, the slack's power and the generators' reactive power included, must be
+    what the row says. (How several generators at one node share its power is no matter of power flow.)
 
     Args:
         net: the `pandapowerNet` whose equations the rows should obey, left as it is.
-        rows: wide table with the columns `tables.columns(grid.buses)`, in MW, Mvar, p.u. and degrees.
+        rows: columns of the quantities `tables.WIDE` or `tables.APART`, in MW, Mvar, p.u. and degrees; a column
+            `topology` may name, row by row, the branch that is out of service ('line_3'), or 'base'.
         num_rows: how many rows to check, drawn without replacement; all of them when None or more than there are.
         seed: seed of the draw.
         columns: from the standard name of a column to the table's own, as in `PowerFlow`.
@@ -43,100 +50,118 @@ def verify_with_runpp(
     Returns:
         one row for each row checked, under its index: `converged`, and the largest absolute difference between
         solution and row over all nodes (powers) and buses (voltages): `error_p_mw`, `error_q_mvar`, `error_vm_pu`,
-        `error_va_degree` (modulo full turns). The differences are NaN where `runpp` did not converge. pandapower
-        divides reactive power among generators in steps of about 1e-7 Mvar, which is the floor of `error_q_mvar`.
+        `error_va_degree` (modulo full turns). If the table has columns of `tables.FLOWS`, then also `error_flow` in MW
+        or Mvar and `error_loading_percent` over all of those; a branch that is out of service has none, 0 or NaN. The
+        differences are NaN where `runpp` did not converge or a value of the row is no finite number. pandapower
+        divides reactive power among generators in steps of about 1e-7 Mvar, the floor of `error_q_mvar`.
 
     Raises:
         ColumnMissingError: `rows` lacks a column.
-        GridError: as in `Grid.from_pandapower`.
+        GridError: as in `Grid.from_pandapower`, or a topology names no branch.
         MissingExtraError: pandapower is not installed.
     """
     who = 'verify_with_runpp'
-    pandapower = import_pandapower(who)
-    constraint = PowerFlow(Grid.from_pandapower(net), columns)
-    constraint.require(rows.columns)
+    grid = Grid.from_pandapower(net)
     chosen = np.arange(len(rows))
     if num_rows is not None and num_rows < len(rows):
         chosen = np.sort(np.random.default_rng(seed).choice(len(rows), num_rows, replace=False))
-    values = rows[list(constraint.columns)].to_numpy(dtype='float64')[chosen]
-    bench = _Bench(pandapower, net, constraint.grid, tolerance_mva)
-    report = pd.DataFrame([bench.compare(row) for row in values], index=rows.index[chosen], columns=_Bench.REPORT)
-    return report.astype({'converged': bool})
+    points = OperatingPoints.read(rows.iloc[chosen], grid, who, columns)
+    setpoints = _per_node(points, grid)
+    converged = np.zeros(len(chosen), dtype=bool)
+    found = np.full((len(WIDE), len(chosen), len(grid.buses)), np.nan)
+    flows = points.flows * np.nan
+    for topology, members in _by_topology(points):
+        bench = Bench(net, grid, who, topology)
+        for row in members:
+            if bench.solve(setpoints[:, row], tolerance_mva):
+                converged[row], found[:, row] = True, bench.solution()
+                if len(flows.columns):
+                    flows.iloc[row] = bench.flows().reindex(columns=flows.columns).iloc[0]
+    p_mw, q_mvar, vm_pu, va_degree = found
+    solution = np.stack([sums_per_node(p_mw, grid), sums_per_node(q_mvar, grid)])
+    return _report(points, grid, converged, solution, np.stack([vm_pu, va_degree]), flows)
 
 
-class _Bench:
-    """A copy of the network in which a row's values replace everything that injects power; built once."""
+def verify_with_lightsim2grid(
+    net: Any,
+    rows: pd.DataFrame,
+    columns: Mapping[str, str] | None = None,
+    tolerance_mva: float = 1e-8,
+) -> pd.DataFrame:
+    """Solves all rows anew with lightsim2grid's compiled Newton solver and compares the solutions with the rows.
 
-    REPORT = ('converged', *(f'error_{quantity}' for quantity in WIDE))
+    The set-points are those of `verify_with_runpp`, the admittances pandapower's own. Newton's method starts at the
+    angles of a DC power flow, then at those of no load; never at the row's own voltages.
 
-    def __init__(self, pandapower: Any, net: Any, grid: Grid, tolerance_mva: float) -> None:
-        self.pandapower, self.grid, self.tolerance_mva = pandapower, grid, tolerance_mva
-        self.slack, self.pv, self.pq = _node_types(net, grid)
-        self.net = strip_options(copy.deepcopy(net))
-        for element in INJECTING:
-            self.net[element] = self.net[element].iloc[:0]
-        # The row's injections hold the wards' constant power; their constant impedance is part of the network.
-        self.net.ward[['ps_mw', 'qs_mvar']] = 0.0
-        at = np.array(grid.buses)[grid.representative]
-        for node in self.slack:
-            pandapower.create_ext_grid(self.net, at[node])
-        if len(self.pv):
-            pandapower.create_gens(self.net, at[self.pv], p_mw=0.0)
-        if len(self.pq):
-            pandapower.create_sgens(self.net, at[self.pq], p_mw=0.0)
+    Args:
+        net: the `pandapowerNet` whose equations the rows should obey, left as it is.
+        rows: as in `verify_with_runpp`.
+        columns: from the standard name of a column to the table's own, as in `PowerFlow`.
+        tolerance_mva: the largest mismatch, in MVA, at which Newton's method stops.
 
-    def compare(self, row: np.ndarray) -> tuple[Any, ...]:
-        """Solves one row; its values in the order of `tables.columns(grid.buses)`."""
-        p_mw, q_mvar, vm_pu, va_degree = row.reshape(len(WIDE), -1)
-        if not (np.isfinite(row).all() and self._solve(row)):
-            return (False, *[np.nan] * len(WIDE))
-        solution = result_row(self.net)[columns(self.grid.buses)].to_numpy()
-        p, q, vm, va = solution.reshape(len(WIDE), -1)
-        return (
-            True,
-            np.abs(self._sum_per_node(p - p_mw)).max(),
-            np.abs(self._sum_per_node(q - q_mvar)).max(),
-            np.abs(vm - vm_pu).max(),
-            np.abs((va - va_degree + 180) % 360 - 180).max(),
-        )
+    Returns:
+        one row for each row, as in `verify_with_runpp`.
 
-    def _solve(self, row: np.ndarray) -> bool:
-        p_mw, q_mvar, vm_pu, va_degree = row.reshape(len(WIDE), -1)
-        p, q = self._sum_per_node(p_mw), self._sum_per_node(q_mvar)
-        vm, va = vm_pu[self.grid.representative], va_degree[self.grid.representative]
-        self.net.ext_grid['vm_pu'], self.net.ext_grid['va_degree'] = vm[self.slack], va[self.slack]
-        self.net.gen['p_mw'], self.net.gen['vm_pu'] = p[self.pv], vm[self.pv]
-        self.net.sgen['p_mw'], self.net.sgen['q_mvar'] = p[self.pq], q[self.pq]
-        return self._runpp('dc') or self._runpp('flat')
-
-    def _runpp(self, init: str) -> bool:
-        try:
-            self.pandapower.runpp(
-                self.net,
-                calculate_voltage_angles=True,
-                init=init,
-                max_iteration=30,
-                tolerance_mva=self.tolerance_mva,
-                numba=False,
-                lightsim2grid=False,
-            )
-        except self.pandapower.LoadflowNotConverged:
-            return False
-        return True
-
-    def _sum_per_node(self, per_bus: np.ndarray) -> np.ndarray:
-        return np.bincount(self.grid.node, weights=per_bus, minlength=len(self.grid.y_bus))
+    Raises:
+        ColumnMissingError: `rows` lacks a column.
+        GridError: as in `Grid.from_pandapower`; or a topology names no branch, or cuts off a bus.
+        MissingExtraError: lightsim2grid or pandapower is not installed.
+    """
+    who = 'verify_with_lightsim2grid'
+    import_lightsim2grid(who)
+    grid = Grid.from_pandapower(net)
+    points = OperatingPoints.read(rows, grid, who, columns)
+    setpoints = _per_node(points, grid)
+    converged = np.zeros(len(rows), dtype=bool)
+    found = np.full_like(setpoints, np.nan)
+    flows = points.flows * np.nan
+    for topology, members in _by_topology(points):
+        peer = NewtonPeer(net, grid, who, topology)
+        for some in np.array_split(members, len(members) // CHUNK_ROWS + 1):
+            converged[some], found[:, some], of_branches = peer.solve(setpoints[:, some], tolerance_mva)
+            flows.iloc[some] = of_branches.reindex(columns=flows.columns).to_numpy()
+    return _report(points, grid, converged, found[:2], found[2:, :, grid.node], flows)
 
 
-def _node_types(net: Any, grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The nodes whose voltage is given, those whose active power and magnitude are given, and the others."""
+def _per_node(points: OperatingPoints, grid: Grid) -> Float[np.ndarray, 'quantity row node']:
+    """Injections summed per node, in MW and Mvar, and the voltage of its first bus, in p.u. and degrees."""
+    p_mw, q_mvar = (sums_per_node(each, grid) for each in (points.p_mw, points.q_mvar))
+    return np.stack([p_mw, q_mvar, *(each[:, grid.representative] for each in (points.vm_pu, points.va_degree))])
 
-    def nodes_of(table: pd.DataFrame, *bus_columns: str) -> np.ndarray:
-        buses = table.loc[table['in_service'].astype(bool), list(bus_columns)].to_numpy().ravel()
-        return grid.node[np.isin(grid.buses, buses)]
 
-    slack = np.union1d(nodes_of(net.ext_grid, 'bus'), nodes_of(net.gen[net.gen['slack'].astype(bool)], 'bus'))
-    regulated = np.union1d(nodes_of(net.gen, 'bus'), nodes_of(net.dcline, 'from_bus', 'to_bus'))
-    pv = np.setdiff1d(regulated, slack)
-    pq = np.setdiff1d(np.arange(len(grid.y_bus)), np.union1d(slack, pv))
-    return slack, pv, pq
+def _by_topology(points: OperatingPoints) -> Iterator[tuple[str, Int[np.ndarray, ' some']]]:
+    """Each topology of the complete rows, and which rows have it."""
+    for topology in dict.fromkeys(points.topology[points.complete].tolist()):
+        yield topology, np.flatnonzero(points.complete & (points.topology == topology))
+
+
+def _report(
+    points: OperatingPoints,
+    grid: Grid,
+    converged: Bool[np.ndarray, ' row'],
+    powers: Float[np.ndarray, '2 row node'],
+    voltages: Float[np.ndarray, '2 row bus'],
+    flows: pd.DataFrame,
+) -> pd.DataFrame:
+    """Largest differences of each row."""
+    said = np.isin(np.arange(len(grid.y_bus)), grid.node[~points.said], invert=True)
+    p_mw, q_mvar = powers - _per_node(points, grid)[:2]
+    errors = [
+        np.abs(p_mw),
+        np.abs(q_mvar[:, said]),
+        np.abs(voltages[0] - points.vm_pu),
+        np.abs((voltages[1] - points.va_degree + 180) % 360 - 180),
+    ]
+    largest = {name: error.max(axis=1) for name, error in zip(ERRORS, errors, strict=True)}
+    report = pd.DataFrame({'converged': converged, **largest}, index=points.flows.index)
+    loading = flows.columns.str.startswith('loading_percent')
+    for name, some in zip(FLOW_ERRORS, (~loading, loading), strict=True):
+        if some.any():
+            report[name] = _of_flows(points.flows.loc[:, some], flows.loc[:, some]).where(converged)
+    return report
+
+
+def _of_flows(said: pd.DataFrame, found: pd.DataFrame) -> pd.Series:
+    """Largest difference of each row; a branch that the solver has no flow of is out of service, with flow 0."""
+    out = found.isna()
+    return (said.where(~out, said.fillna(0.0)) - found.fillna(0.0)).abs().max(axis=1, skipna=False)
