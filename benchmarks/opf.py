@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/opf.py
 
-CPU seconds of one thread. Both sides count every draw, solved or not; building the problem is reported apart.
+CPU seconds of one thread. Both sides count every draw, solved or not; building the problem is reported apart. The same
+draws are solved once more by a problem that serves any topology, and with a branch out of service in each.
 """
 
 import os
@@ -10,6 +11,7 @@ import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandapower
@@ -17,7 +19,9 @@ import pandapower.networks
 from pandapower.optimal_powerflow import OPFNotConverged
 
 from record import record
+from sdv_constrained_diffusion.power.draws import Draw, OperatingPoint
 from sdv_constrained_diffusion.power.opf import OptimalPowerFlow
+from sdv_constrained_diffusion.power.outages import removable_branches
 
 SEED = 0
 DRAWS = {'case5': (1000, 40), 'case24_ieee_rts': (400, 20)}
@@ -34,10 +38,8 @@ def cpu_seconds(work) -> tuple[float, list]:
     return time.process_time() - start, result
 
 
-def runopp_cost(net, load_buses: np.ndarray, p_mw: np.ndarray, q_mvar: np.ndarray) -> float:
-    place = {bus: index for index, bus in enumerate(load_buses)}
-    at = [place[bus] for bus in net.load.bus]
-    net.load['p_mw'], net.load['q_mvar'] = p_mw[at], q_mvar[at]
+def runopp_cost(net, draw: Draw) -> float:
+    net.load['p_mw'], net.load['q_mvar'] = draw.pd_mw, draw.qd_mvar
     try:
         pandapower.runopp(net, numba=False, init=START[net.name])
     except OPFNotConverged:
@@ -45,29 +47,41 @@ def runopp_cost(net, load_buses: np.ndarray, p_mw: np.ndarray, q_mvar: np.ndarra
     return net.res_cost
 
 
-def compare(name: str, draws: int, draws_runopp: int) -> None:
+def solved(opf: OptimalPowerFlow, draws: list[Draw]) -> tuple[float, list[OperatingPoint]]:
+    return cpu_seconds(lambda: [opf.solve(draw) for draw in draws])
+
+
+def compare(name: str, num_draws: int, draws_runopp: int) -> None:
     net = getattr(pandapower.networks, name)()
     net.name = name
-    assert net.load.bus.is_unique
     build_s, opf = cpu_seconds(lambda: OptimalPowerFlow(net, 'current'))
-    factors = np.random.default_rng(SEED).uniform(0.8, 1.2, (draws, 2, len(opf.load_buses)))
-    demands = list(factors * np.stack([opf.nominal_p_mw, opf.nominal_q_mvar]))
-    ours_s, points = cpu_seconds(lambda: [opf.solve(*demand) for demand in demands])
-    theirs_s, costs = cpu_seconds(lambda: [runopp_cost(net, opf.load_buses, *d) for d in demands[:draws_runopp]])
+    any_topology = OptimalPowerFlow(net, 'current', topology_varies=True)
+    nominal, random = opf.drawable.nominal, np.random.default_rng(SEED)
+    assert opf.drawable.loads == tuple(map(str, net.load.index))
+    factors = random.uniform(0.8, 1.2, (num_draws, 2, len(nominal.pd_mw)))
+    draws = [replace(nominal, pd_mw=p * nominal.pd_mw, qd_mvar=q * nominal.qd_mvar) for p, q in factors]
+    outages = random.choice(removable_branches(net)[0], num_draws)
+    ours_s, points = solved(opf, draws)
+    same_s, _ = solved(any_topology, draws)
+    outages_s, out = solved(any_topology, [replace(d, topology=each) for d, each in zip(draws, outages, strict=True)])
+    theirs_s, costs = cpu_seconds(lambda: [runopp_cost(net, draw) for draw in draws[:draws_runopp]])
     gaps = [abs(p.cost / c - 1) for p, c in zip(points, costs, strict=False) if p.solved and np.isfinite(c)]
-    rate, rate_runopp = draws / ours_s, draws_runopp / theirs_s
+    rate, rate_runopp = num_draws / ours_s, draws_runopp / theirs_s
     record(
         'opf',
         network=name,
         seed=SEED,
         flow_limit='current',
-        draws=draws,
+        draws=num_draws,
         draws_runopp=draws_runopp,
         build_cpu_s=round(build_s, 3),
         rows_per_cpu_s=round(rate, 1),
+        rows_per_cpu_s_any_topology=round(num_draws / same_s, 1),
+        rows_per_cpu_s_outages=round(num_draws / outages_s, 1),
         runopp_rows_per_cpu_s=round(rate_runopp, 2),
         ratio=round(rate / rate_runopp, 1),
         solved=sum(p.solved for p in points),
+        solved_outages=sum(p.solved for p in out),
         solved_runopp=int(np.isfinite(costs).sum()),
         largest_relative_cost_gap=max(gaps, default=None),
     )

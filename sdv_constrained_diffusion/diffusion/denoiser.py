@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sdv_constrained_diffusion._layout import Layout
 from sdv_constrained_diffusion._types import FeatureMask, Inputs, Levels, Numbers, PerRow, Rows, Times
+from sdv_constrained_diffusion.diffusion.axes import PrincipalAxes, Scales
 from sdv_constrained_diffusion.diffusion.masking import Masking
 from sdv_constrained_diffusion.diffusion.schedule import Schedule
 
@@ -28,6 +29,9 @@ class Denoiser(nn.Module, abc.ABC):
     schedule: Schedule
     masking: Masking | None = None
     conditional: bool = False
+
+    def measure(self, x_0: Rows) -> None:
+        """Learns what it needs to know of clean rows before training; nothing by default."""
 
     @abc.abstractmethod
     def forward(self, x_t: Rows, t: Times, known: FeatureMask | None = None) -> Rows:
@@ -84,10 +88,14 @@ class NoisePredictor(Denoiser):
 
 
 class PreconditionedDenoiser(Denoiser):
-    r"""`D(x; \sigma) = c_{skip} x + c_{out} F(c_{in} x, c_{noise})` (Karras et al. 2022, eq. 7), unit data variance.
+    r"""`D(x; \sigma) = c_{skip} x + c_{out} F(c_{in} x, c_{noise})` (Karras et al. 2022, eq. 7) along principal axes.
 
-    The backbone sees inputs and targets of unit variance at every noise level. With a `known_share` it also learns
-    from rows of which a random part is known, so that sampling can fix any columns in one pass.
+    The backbone sees inputs and targets of unit variance at every noise level, in every direction (`PrincipalAxes`).
+    With a `known_share` it also learns from rows of which a random part is known, so that sampling can fix any columns
+    in one pass.
+
+    Attributes:
+        axes: the frame; set it by `axes.measure` before training.
     """
 
     masking: Masking
@@ -96,26 +104,35 @@ class PreconditionedDenoiser(Denoiser):
         """Keeps the parts.
 
         Args:
-            backbone: the network; with a `known_share` it takes, after the row, one flag for each number.
+            backbone: the network; with a `known_share` it takes, after the row, for each number a flag and its known
+                value, 0 where it is not known.
             schedule: the noise scales; it must leave the signal unscaled.
             layout: tells numbers from discrete columns.
             known_share: share of the training rows of which a random part is known; 0 for a network without flags.
         """
         super().__init__()
         self.backbone, self.schedule = backbone, schedule
-        self.layout, self.masking = layout, Masking(layout)
+        self.layout, self.masking, self.axes = layout, Masking(layout), PrincipalAxes(layout.num_numbers)
         self.known_share, self.conditional = known_share, known_share > 0
 
+    def measure(self, x_0: Rows) -> None:
+        """Takes the principal axes of the numbers."""
+        self.axes.measure(self.layout.numbers(x_0))
+
     def forward(self, x_t: Rows, t: Times, known: FeatureMask | None = None) -> Rows:
-        r"""`c_{skip} = c_{in}^2`, `c_{out} = \sigma c_{in}`, `c_{in} = 1 / \sqrt{1 + \sigma^2}` (table 1 there)."""
+        """The estimate of Karras et al. (2022); known numbers as they are."""
         known_numbers = self.layout.numbers(known) if known is not None and self.conditional else None
-        x0_hat, logits = self._estimate(x_t, t, known_numbers)
-        return torch.cat([x0_hat, self.masking.probabilities(logits, x_t)], dim=1)
+        seen = x_t.to(next(self.backbone.parameters()))
+        scales, along, F, logits = self._outputs(seen, t, known_numbers)
+        x0_hat = self.axes.back(scales.skip * along + scales.outside * F).to(x_t)
+        if known_numbers is not None:
+            x0_hat = torch.where(known_numbers, self.layout.numbers(x_t), x0_hat)
+        return torch.cat([x0_hat, self.masking.probabilities(logits.to(x_t), x_t)], dim=1)
 
     def loss(self, x_0: Rows, generator: torch.Generator) -> PerRow:
-        r"""`\|D(x_0 + \sigma \epsilon; \sigma) - x_0\|^2 / c_{out}^2` (eq. 8 there), mean over all columns.
+        r"""`(F - (y_0 - c_{skip} y) / c_{out})^2` along every axis y (eq. 8 there), mean over axes and discrete columns.
 
-        Of discrete columns it is their cross-entropy, see `Masking`; what is known has no loss.
+        Of discrete columns it is their cross-entropy, see `Masking`; a known one has no loss.
         """
         t, known_share = self._draw_times(len(x_0), generator)
         numbers = self.layout.numbers(x_0)
@@ -126,9 +143,12 @@ class PreconditionedDenoiser(Denoiser):
             known = torch.rand(numbers.shape, generator=generator, dtype=x_0.dtype) < known_share[:, None]
             x_t = torch.where(known, numbers, x_t)
         levels, hidden = self.masking.hide(x_0, hidden_share, generator)
-        x0_hat, logits = self._estimate(torch.cat([x_t, levels], dim=1), t, known)
-        squares = (x0_hat - numbers).square() * (1 + sigma**2) / sigma**2
-        return _mean_over_columns(squares, self.masking.cross_entropy(logits, x_0, hidden))
+        noisy = torch.cat([x_t, levels], dim=1).to(next(self.backbone.parameters()))
+        scales, along, F, logits = self._outputs(noisy, t, known)
+        target = (self.axes.along(numbers.to(noisy)) - scales.skip * along) / scales.outside
+        return _mean_over_columns(
+            (F - target).square().to(x_0), self.masking.cross_entropy(logits.to(x_0), x_0, hidden)
+        )
 
     def _draw_times(self, num_rows: int, generator: torch.Generator) -> tuple[Times, PerRow]:
         """Each row's time, and the share of it that is known: none, or uniform for a `known_share` of the rows.
@@ -143,19 +163,23 @@ class PreconditionedDenoiser(Denoiser):
         partly = chosen < self.known_share
         return torch.where(partly, self.schedule.draw_evenly(num_rows, generator), t), torch.where(partly, share, 0.0)
 
-    def _estimate(self, x_t: Rows, t: Times, known: Tensor | None) -> tuple[Tensor, Levels]:
-        """`x0_hat` of the numbers, known ones as they are, and the logits of the levels."""
+    def _outputs(self, x_t: Rows, t: Times, known: Tensor | None) -> tuple[Scales, Numbers, Numbers, Levels]:
+        """Scales and coordinates along the axes, the network's output there, and the logits of the levels.
+
+        Args:
+            x_t: noisy rows in the backbone's own precision, on its device.
+            t: their times.
+            known: which numbers are known, shape (row, number); None for none.
+        """
         numbers, levels = self.layout.split(x_t)
-        sigma = self.schedule.noise(t[:, None]).sigma
-        c_skip, c_in = 1 / (1 + sigma**2), 1 / (1 + sigma**2).sqrt()
-        seen = c_in * numbers if known is None else torch.where(known, numbers, c_in * numbers)
-        inputs = [seen, levels]
+        scales, along = self.axes.scales(self.schedule.noise(t[:, None]).sigma.to(x_t)), self.axes.along(numbers)
+        inputs = [scales.inside * along, levels]
         if self.conditional:
-            inputs.append(torch.zeros_like(numbers) if known is None else known.to(numbers))
-        outputs = _apply(self.backbone, torch.cat(inputs, dim=1), self.schedule.time_feature(t))
+            flags = torch.zeros_like(numbers) if known is None else known.to(numbers)
+            inputs += [flags, flags * numbers]
+        outputs = self.backbone(torch.cat(inputs, dim=1), self.schedule.time_feature(t).to(x_t))
         F, logits = self.layout.split(outputs)
-        x0_hat = c_skip * numbers + sigma * c_in * F
-        return x0_hat if known is None else torch.where(known, numbers, x0_hat), logits
+        return scales, along, F, logits
 
 
 def _mean_over_columns(squares: Numbers, cross_entropy: Tensor) -> PerRow:

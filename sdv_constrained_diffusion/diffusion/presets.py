@@ -73,7 +73,7 @@ def default_preset() -> Preset:
 
 
 def _default_denoiser(layout: Layout) -> Denoiser:
-    backbone = ResidualMLP(layout.num_features, width=256, depth=4, num_flags=layout.num_numbers)
+    backbone = ResidualMLP(layout.num_features, width=256, depth=4, num_flags=2 * layout.num_numbers)
     return PreconditionedDenoiser(_knowing_frequencies(backbone, layout), EDMSchedule(), layout, known_share=0.5)
 
 

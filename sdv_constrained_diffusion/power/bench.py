@@ -10,8 +10,7 @@ from jaxtyping import Float, Int
 from sdv_constrained_diffusion.errors import GridError
 from sdv_constrained_diffusion.power.grid import PQ, PV, SLACK, Grid
 from sdv_constrained_diffusion.power.nets import ENDS, import_pandapower, result_row, strip_options, title
-from sdv_constrained_diffusion.power.operating_points import BASE, JOIN
-from sdv_constrained_diffusion.power.tables import FLOWS, WIDE, columns
+from sdv_constrained_diffusion.power.tables import BASE, FLOWS, JOIN, WIDE, columns
 
 INJECTING = ('ext_grid', 'gen', 'load', 'sgen', 'storage', 'motor', 'asymmetric_load', 'asymmetric_sgen', 'dcline')
 """Elements that an operating point's injections stand for."""

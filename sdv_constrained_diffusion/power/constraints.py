@@ -13,7 +13,7 @@ from sdv_constrained_diffusion.constraints.base import Constraint, Misreading, T
 from sdv_constrained_diffusion.errors import ConstraintError
 from sdv_constrained_diffusion.power.columns import DEGREES_PER_RADIAN, INJECTED, UNIT, PowerColumns, Units
 from sdv_constrained_diffusion.power.equations import packed, product
-from sdv_constrained_diffusion.power.grid import SLACK, Grid
+from sdv_constrained_diffusion.power.grid import Grid
 from sdv_constrained_diffusion.power.implied import ImpliedQuantities
 from sdv_constrained_diffusion.power.states import UnseenVoltages, Voltages
 from sdv_constrained_diffusion.power.tables import FLOWS
@@ -265,7 +265,7 @@ class PowerFlow(Constraint):
         self._names, self.unit = laws.names, laws.units
         self._weights, self._constants = packed(np.concatenate(laws.weights)), torch.tensor(laws.constants).double()
         self._states_at = torch.from_numpy(found.states())
-        factors = torch.from_numpy(found.factors)[self._states_at.clamp(min=0)]
+        factors = torch.from_numpy(np.append(found.factors, 1.0))[self._states_at]
         in_radians = torch.arange(len(factors)) >= len(grid.y_bus)
         self._per_column = torch.where(in_radians, factors / DEGREES_PER_RADIAN, factors)
         self._at_rest = torch.from_numpy(np.concatenate([grid.vm_pu, np.deg2rad(grid.va_degree)]))
@@ -276,20 +276,17 @@ class PowerFlow(Constraint):
 
     def _check_enough(self) -> None:
         unseen = (self._states_at < 0).nonzero()[:, 0]
-        angles = self._states_at[len(self.grid.y_bus) :]
-        if (angles < 0).all():
-            # Power depends on differences of angles: the first slack's is the network's own.
-            unseen = unseen[unseen != len(self.grid.y_bus) + int((self.grid.kind == SLACK).argmax())]
-        at_rest = self._implied_jacobian(self._rest(1))[0]
-        bound = int((at_rest[:, unseen] != 0).any(1).sum())
-        if len(self.unit) - (bound if len(unseen) else 0) + max(bound - len(unseen), 0) < 1:
+        self._unseen = None
+        if len(unseen):
+            self._unseen = UnseenVoltages(unseen, -self._implied_jacobian(self._rest(1))[0])
+        if len(self.unit) == (0 if self._unseen is None else self._unseen.num_unknowns):
+            some = f' ({", ".join(self.columns[:3])}, ...)' if self.columns else ''
             raise ConstraintError(
                 f'{self.name} needs columns that are bound by an equation, but with {len(self.columns)} columns of '
-                f'known meaning ({", ".join(self.columns[:3])}, ...) and {len(unseen)} voltages that are not in the '
-                'table nothing is left to ask. Pass a table with more of p_mw_*, q_mvar_* (or pd_mw_*, pg_mw_*, ...), '
-                'vm_pu_*, va_degree_*, or name the columns in columns={...}.'
+                f'known meaning{some} and {len(unseen)} voltages that are not in the table nothing is left to ask. '
+                'Pass a table with more of p_mw_*, q_mvar_* (or pd_mw_*, pg_mw_*, ...), vm_pu_*, va_degree_*, or name '
+                'the columns in columns={...}.'
             )
-        self._unseen = UnseenVoltages(unseen, -at_rest) if len(unseen) else None
 
     def _rest(self, rows: int) -> Voltages:
         """The network's own operating point in each row."""
@@ -311,11 +308,7 @@ class PowerFlow(Constraint):
         seen = values[:, self._states_at.clamp(min=0)] * self._per_column.to(values)
         vm, va = torch.where(self._states_at >= 0, seen, self._at_rest.to(values)).chunk(2, dim=1)
         with torch.no_grad():
-            vm_found, va_found = self._unseen.solve(
-                (vm, va),
-                lambda at: linear - self._implied_by(at),
-                lambda at: -self._implied_jacobian(at),
-            )
+            vm_found, va_found = self._unseen.solve((vm, va), linear, self._implied_by, self._implied_jacobian)
         # The solution's values with the derivative of the seen ones, and Newton's step for that of the unseen.
         found = (vm + (vm_found - vm).detach(), va + (va_found - va).detach())
         if not linear.requires_grad:

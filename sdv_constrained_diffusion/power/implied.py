@@ -18,7 +18,7 @@ APPARENT, ANGLE = 's_mva', 'angle_difference_degree'
 TINY = 1e-24
 """Squared power, p.u., below which a flow is taken for nothing where its direction is asked for."""
 
-Wanted = Sequence[tuple[str, Int[np.ndarray, ' some']]]
+Wanted = Sequence[tuple[str, Int[np.ndarray, ' _']]]
 """Quantities, and the nodes or ends of branches they are wanted at; of `loading_percent`, one end of each branch."""
 
 Implied = Float[Tensor, 'row wanted']

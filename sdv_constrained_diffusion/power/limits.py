@@ -246,12 +246,12 @@ class OperatingLimits(Constraint):
     def _may_bind(self, quantity: str, end: int, both: np.ndarray, limit: float) -> bool:
         """Whether voltages within their bands can exceed the limit."""
         if quantity == ANGLE:
-            return np.isfinite(limit)
+            return bool(np.isfinite(limit))
         highest = np.array([self._highest(node) for node in range(len(self.grid.y_bus))])
         current = np.abs(self.grid.y_ends[both].toarray()) @ np.where(np.isfinite(highest), highest, 2.0)
         if quantity == APPARENT:
-            return limit < self.grid.sn_mva * current[both == end][0] * min(highest[self.grid.end_node[end]], 2.0)
-        return limit < np.nanmax(current * self.grid.loading_per_pu[both])
+            return bool(limit < self.grid.sn_mva * current[both == end][0] * min(highest[self.grid.end_node[end]], 2.0))
+        return bool(limit < np.nanmax(current * self.grid.loading_per_pu[both]))
 
     def _highest(self, node: int) -> float:
         """Upper limit of a node's magnitude."""

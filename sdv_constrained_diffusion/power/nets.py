@@ -356,7 +356,8 @@ def _results(net: Any, table: str, power: str) -> pd.Series:
 
 
 def _added(terms: list[pd.Series]) -> pd.Series:
-    by_bus = pd.concat([pd.Series(dtype='float64'), *(term for term in terms if len(term))])
+    terms = [term for term in terms if len(term)]
+    by_bus = pd.concat(terms) if terms else pd.Series(dtype='float64')
     return by_bus.groupby(by_bus.index).sum()
 
 

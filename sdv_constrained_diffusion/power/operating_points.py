@@ -10,13 +10,7 @@ from jaxtyping import Bool, Float
 
 from sdv_constrained_diffusion.errors import ColumnMissingError
 from sdv_constrained_diffusion.power.grid import Grid
-from sdv_constrained_diffusion.power.tables import APART, FLOWS, TOPOLOGY, WIDE
-
-BASE = 'base'
-"""The topology in which everything that the network has in service is in service."""
-
-JOIN = '+'
-"""Between the labels of branches that are out of service together."""
+from sdv_constrained_diffusion.power.tables import APART, BASE, FLOWS, TOPOLOGY, WIDE
 
 
 @dataclass(frozen=True, eq=False)

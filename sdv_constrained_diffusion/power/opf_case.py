@@ -6,12 +6,15 @@ The conversion is pandapower's own, the one that `pandapower.runopp` uses.
 import copy
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from sdv_constrained_diffusion.errors import GridError, MissingExtraError
+from sdv_constrained_diffusion.power.draws import Draw, Drawable
+from sdv_constrained_diffusion.power.nets import GENERATORS
+from sdv_constrained_diffusion.power.outages import KINDS
 
 try:
     import scipy.sparse as sp
@@ -24,6 +27,9 @@ try:
 except ImportError as error:
     raise MissingExtraError.of('AC optimal power flow', error.name or 'pandapower', 'power') from error
 
+FlowLimit = Literal['apparent', 'current']
+"""What a branch's rating limits at both of its ends: apparent power (MATPOWER) or current (`pandapower.runopp`)."""
+
 _NOT_CARRIED = (
     *('dcline', 'xward', 'svc', 'tcsc', 'ssc', 'vsc', 'vsc_stacked', 'b2b_vsc', 'asymmetric_load', 'asymmetric_sgen'),
     *('line_dc', 'load_dc', 'source_dc'),
@@ -32,27 +38,44 @@ _UNLIMITED_MW = 1e9  # what pandapower writes for a missing limit of p or q
 
 
 @dataclass(frozen=True)
+class Admittances:
+    """What currents follow from voltages, per unit.
+
+    Attributes:
+        bus: shape (node, node), shunts included.
+        ends: each of shape (branch, node), at the from and at the to end of the branches.
+    """
+
+    bus: sp.csr_matrix
+    ends: tuple[sp.csr_matrix, sp.csr_matrix]
+
+
+@dataclass(frozen=True)
 class OpfCase:
     """The network as numbers, with the unknowns x = (vm, va, p, q).
 
     A bus is one of the table's. A node is one of pandapower's internal model: buses that closed switches join are one
-    node, and the star point of a three-winding transformer is a node without a bus.
+    node, and the star point of a three-winding transformer is a node without a bus. A generator is what is dispatched:
+    external grids, generators, and controllable static generators, loads and storage units.
     """
 
     sn_mva: float
     buses: np.ndarray
     node_of_bus: np.ndarray
     at_bus: sp.csr_matrix  # (node, bus)
-    load_buses: np.ndarray
-    nominal_p_mw: np.ndarray
-    nominal_q_mvar: np.ndarray
-    at_load: sp.csr_matrix  # (bus, load_bus)
+    drawable: Drawable
+    loads: tuple[str, ...]  # drawn or dispatched, in the order of net.load
+    sources: tuple[str, ...]  # external grids, generators and static generators, drawn or dispatched
+    at_load: sp.csr_matrix  # (bus, load)
+    at_infeed: sp.csr_matrix  # (bus, infeed)
+    generators: tuple[str, ...]
     at_generator: sp.csr_matrix  # (bus, generator)
-    fixed_p_mw: np.ndarray  # per bus, demand that is not drawn: static generators (negative), wards, motors
+    fixed_p_mw: np.ndarray  # per bus, demand that is neither drawn nor dispatched: wards, motors
     fixed_q_mvar: np.ndarray
-    y_bus: sp.csr_matrix
-    y_ends: tuple[sp.csr_matrix, sp.csr_matrix]  # (branch, node), at the from and at the to end
+    admittances: Admittances
+    shunts: sp.csr_matrix  # (node, node), the part of the admittances that belongs to no branch
     end_nodes: tuple[np.ndarray, np.ndarray]
+    branch_rows: dict[str, int]  # of lines and two-winding transformers
     rate: np.ndarray  # per unit; inf where a branch is unlimited
     cost: tuple[np.ndarray, np.ndarray]  # of p and of q: (generator, power 0..2), per MW, Mvar
     lower_x: np.ndarray  # per unit, radian
@@ -62,23 +85,38 @@ class OpfCase:
     @property
     def num_nodes(self) -> int:
         """Number of electrical nodes."""
-        return self.y_bus.shape[0]
+        return self.shunts.shape[0]
 
     def split(self, x: Any) -> tuple[Any, Any, Any, Any]:
         """Parts vm, va, p, q of the unknowns, whether numbers or symbols."""
         n, g = self.num_nodes, self.at_generator.shape[1]
         return x[:n], x[n : 2 * n], x[2 * n : 2 * n + g], x[2 * n + g :]
 
-    def table_row(self, x: np.ndarray, demand_mw: np.ndarray, demand_mvar: np.ndarray) -> tuple[np.ndarray, float]:
-        """The wide table's row at x, and its largest power mismatch in per unit."""
-        vm, va, p, q = self.split(x)
-        p_mw = self.at_generator @ (p * self.sn_mva) - demand_mw
-        q_mvar = self.at_generator @ (q * self.sn_mva) - demand_mvar
+    def demand(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+        """Shape (bus,) each: demand less what is not dispatched, MW and Mvar."""
+        return (
+            self.fixed_p_mw + self.at_load @ draw.pd_mw - self.at_infeed @ draw.infeed_mw,
+            self.fixed_q_mvar + self.at_load @ draw.qd_mvar - self.at_infeed @ draw.infeed_mvar,
+        )
+
+    def mismatch_pu(self, x: np.ndarray, p_mw: np.ndarray, q_mvar: np.ndarray, y_bus: sp.csr_matrix) -> float:
+        """The largest power mismatch of voltages and the buses' injections."""
+        vm, va, *_ = self.split(x)
         voltage = vm * np.exp(1j * va)
-        mismatch = voltage * np.conj(self.y_bus @ voltage) - self.at_bus @ (p_mw + 1j * q_mvar) / self.sn_mva
-        at = self.node_of_bus
-        values = np.concatenate([p_mw, q_mvar, vm[at], np.rad2deg(va[at])])
-        return values, float(np.max(np.abs([mismatch.real, mismatch.imag])))
+        mismatch = voltage * np.conj(y_bus @ voltage) - self.at_bus @ (p_mw + 1j * q_mvar) / self.sn_mva
+        return float(np.max(np.abs([mismatch.real, mismatch.imag])))
+
+    def without(self, branch: str) -> Admittances:
+        """The admittances when a branch is out of service; the zeros that it leaves are not written.
+
+        Args:
+            branch: a label, one of `branch_rows`.
+        """
+        kept = np.ones(len(self.rate))
+        kept[self.branch_rows[branch]] = 0.0
+        y_from, y_to = (sp.csr_matrix(sp.diags_array(kept) @ y_end) for y_end in self.admittances.ends)
+        c_from, c_to = (_incidence(nodes, self.num_nodes) for nodes in self.end_nodes)
+        return Admittances(sp.csr_matrix(c_from @ y_from + c_to @ y_to + self.shunts), (y_from, y_to))
 
 
 def read_case(net: Any) -> OpfCase:
@@ -108,9 +146,29 @@ def read_case(net: Any) -> OpfCase:
             'pandapower.toolbox.set_isolated_areas_out_of_service(net).'
         )
     buses, node_of_bus = net.bus.index[supplied], node_of_bus[supplied].astype(int)
-    load = _nominal_load(net)
-    load = load.loc[buses.intersection(load.index, sort=False)]
-    at_load = _incidence(buses.get_indexer(load.index), len(buses))
+    load, infeed, dispatched = _undispatched(net, 'load', buses), _undispatched(net, 'sgen', buses), _dispatched(net)
+    if load.empty:
+        raise GridError(
+            f'OptimalPowerFlow needs at least one load to draw, but {net.name!r} has none that is in service, supplied '
+            "and not controllable. Add rows to net.load, or set net.load['controllable'] to False."
+        )
+    at_load = _incidence(buses.get_indexer(load['bus']), len(buses))
+    at_infeed = _incidence(buses.get_indexer(infeed['bus']), len(buses))
+    cost = _costs(ppc['gencost'], len(generator))
+    priced = np.any([part.any(axis=1) for part in cost], axis=0)
+    nominal = Draw(
+        pd_mw=load['p_mw'].to_numpy(),
+        qd_mvar=load['q_mvar'].to_numpy(),
+        infeed_mw=infeed['p_mw'].to_numpy(),
+        infeed_mvar=infeed['q_mvar'].to_numpy(),
+        cost_factors=np.ones(priced.sum()),
+    )
+    drawable = Drawable(
+        loads=tuple(map(str, load.index)),
+        infeeds=tuple(f'sgen_{index}' for index in infeed.index),
+        priced=tuple(label for label, has_cost in zip(dispatched.index, priced, strict=True) if has_cost),
+        nominal=nominal,
+    )
     demand_mw, demand_mvar = _demand(net, buses)
     rate = np.real(branch[:, idx_brch.RATE_A]) / sn_mva
     lower_x, upper_x = _limits(node, generator, sn_mva)
@@ -119,18 +177,26 @@ def read_case(net: Any) -> OpfCase:
         buses=buses.to_numpy(),
         node_of_bus=node_of_bus,
         at_bus=_incidence(node_of_bus, len(node)),
-        load_buses=load.index.to_numpy(),
-        nominal_p_mw=load['p_mw'].to_numpy(),
-        nominal_q_mvar=load['q_mvar'].to_numpy(),
+        drawable=drawable,
+        loads=tuple(str(i) for i in net.load.index if str(i) in drawable.loads or f'load_{i}' in dispatched),
+        sources=tuple(
+            f'{table}_{i}'
+            for table in GENERATORS
+            for i in net[table].index
+            if f'{table}_{i}' in (*drawable.infeeds, *dispatched.index)
+        ),
         at_load=at_load,
-        at_generator=_incidence(buses.get_indexer(_generator_buses(net, len(generator))), len(buses)),
-        fixed_p_mw=_rest(demand_mw, at_load @ load['p_mw'].to_numpy()),
-        fixed_q_mvar=_rest(demand_mvar, at_load @ load['q_mvar'].to_numpy()),
-        y_bus=y_bus.tocsr(),
-        y_ends=(y_from.tocsr(), y_to.tocsr()),
+        at_infeed=at_infeed,
+        generators=tuple(dispatched.index),
+        at_generator=_incidence(buses.get_indexer(dispatched), len(buses)),
+        fixed_p_mw=_rest(demand_mw, at_load @ nominal.pd_mw - at_infeed @ nominal.infeed_mw),
+        fixed_q_mvar=_rest(demand_mvar, at_load @ nominal.qd_mvar - at_infeed @ nominal.infeed_mvar),
+        admittances=Admittances(y_bus.tocsr(), (y_from.tocsr(), y_to.tocsr())),
+        shunts=sp.csr_matrix(sp.diags_array((node[:, idx_bus.GS] + 1j * node[:, idx_bus.BS]) / sn_mva)),
         end_nodes=(np.real(branch[:, idx_brch.F_BUS]).astype(int), np.real(branch[:, idx_brch.T_BUS]).astype(int)),
+        branch_rows=_branch_rows(net, ppc['internal']['branch_is']),
         rate=np.where(rate > 0, rate, np.inf),
-        cost=_costs(ppc['gencost'], len(generator)),
+        cost=cost,
         lower_x=lower_x,
         upper_x=upper_x,
         flat_x=_flat_start(node, branch, lower_x, upper_x),
@@ -164,15 +230,35 @@ def _refuse_what_is_not_carried(net: Any) -> None:
             )
 
 
-def _nominal_load(net: Any) -> pd.DataFrame:
-    """Nominal demand by bus, columns p_mw and q_mvar, of the loads in service that are not themselves dispatched."""
-    load = net.load[net._is_elements['load'].astype(bool)]
-    if load.empty:
-        raise GridError(
-            f'OptimalPowerFlow needs at least one load to draw, but {net.name!r} has none that is in service, supplied '
-            "and not controllable. Add rows to net.load, or set net.load['controllable'] to False."
-        )
-    return load[['p_mw', 'q_mvar']].mul(load['scaling'], axis=0).groupby(load['bus']).sum().astype(float)
+def _undispatched(net: Any, table: str, buses: pd.Index) -> pd.DataFrame:
+    """Bus and nominal p_mw and q_mvar of the loads or static generators in service that are not dispatched."""
+    elements = net[table][net._is_elements[table].astype(bool)]
+    elements = elements[elements['bus'].isin(buses)]
+    powers = elements[['p_mw', 'q_mvar']].mul(elements['scaling'], axis=0).astype(float)
+    return powers.assign(bus=elements['bus'])
+
+
+def _dispatched(net: Any) -> pd.Series:
+    """The bus by the label, in the order of pandapower's generator matrix."""
+    labels, buses = {}, {}
+    for name in net._gen_order:
+        table = name.removesuffix('_controllable')
+        for index in net[table].index[net._is_elements[name].astype(bool)]:
+            row = net._pd2ppc_lookups[name][index]
+            labels[row], buses[row] = f'{table}_{index}', net[table].at[index, 'bus']
+    return pd.Series({labels[row]: buses[row] for row in sorted(labels)})
+
+
+def _branch_rows(net: Any, in_service: np.ndarray) -> dict[str, int]:
+    """The row of each line and two-winding transformer in the matrix of the branches in service."""
+    row_of = np.cumsum(in_service) - 1
+    rows = {}
+    for table in KINDS:
+        first, _ = net._pd2ppc_lookups['branch'].get(table, (0, 0))
+        for number, index in enumerate(net[table].index):
+            if in_service[first + number]:
+                rows[f'{table}_{index}'] = int(row_of[first + number])
+    return rows
 
 
 def _demand(net: Any, buses: pd.Index) -> tuple[np.ndarray, np.ndarray]:
@@ -182,15 +268,6 @@ def _demand(net: Any, buses: pd.Index) -> tuple[np.ndarray, np.ndarray]:
     ppc = {'bus': np.zeros((len(apart), idx_bus.bus_cols)), 'bus_dc': np.zeros((0, idx_bus.bus_cols))}
     _calc_pq_elements_and_add_on_ppc(net, ppc)
     return ppc['bus'][buses, idx_bus.PD], ppc['bus'][buses, idx_bus.QD]
-
-
-def _generator_buses(net: Any, num_generators: int) -> np.ndarray:
-    """The bus of each row of pandapower's generator matrix: external grids, generators, controllable elements."""
-    buses = np.zeros(num_generators, dtype=int)
-    for name in net._gen_order:
-        element = net[name.removesuffix('_controllable')][net._is_elements[name].astype(bool)]
-        buses[net._pd2ppc_lookups[name][element.index]] = element['bus']
-    return buses
 
 
 def _rest(total: np.ndarray, drawn: np.ndarray) -> np.ndarray:

@@ -1,9 +1,11 @@
 r"""Voltages that a table does not hold: they are solved for, so that the laws that remain can be asked of the row.
 
-With the seen columns u, the unseen voltages x and the equations h(u, x), x is the solution of `K_0 h(u, x) = 0`, where
-`K_0` is the pseudo-inverse of the equations' derivative by x at the network's own operating point: as many equations as
-unknowns, and `h = 0` wherever a row is feasible. What is left of h is the residual. Its derivative follows from the
-implicit function theorem, `\partial x / \partial u = -(K_0 h_x)^{-1} K_0 h_u`.
+With the seen columns u, the unseen voltages x and the equations h(u, x), the derivative by x at the network's own
+operating point `x_0` is `U S V^T` (singular values; the parts that are zero left out). Then `x = x_0 + V z`, where z
+is the solution of `K_0 h(u, x_0 + V z) = 0` with `K_0 = S^{-1} U^T`: as many equations as unknowns, and `h = 0`
+wherever a row is feasible. Directions that no equation asks for, such as a common turn of all angles, stay at rest. What
+is left of h is the residual. Its derivative follows from the implicit function theorem,
+`\partial x / \partial u = -V (K_0 h_x V)^{-1} K_0 h_u`.
 """
 
 from collections.abc import Callable
@@ -12,15 +14,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sdv_constrained_diffusion._batches import SIZE, filled
+from sdv_constrained_diffusion._types import Residuals
 from sdv_constrained_diffusion.power.equations import Nodes
 
 CHORD_STEPS = 40
-NEWTON_STEPS = 12
+NEWTON_STEPS = 40
 SETTLED = 1e-14
 """Steps below this, in p.u. and radians, end the search."""
 
-FOUND = 1e-10
+FOUND = 1e-12
 """Rows whose last step is larger than this, in p.u. and radians, are searched on by Newton's method."""
+
+LEAST_SHARE = 1e-6
+"""Newton's steps are cut down to this share of their length before a row is given up."""
+
+RANK_TOLERANCE = 1e-9
+"""Singular values below this share of the largest count as zero: far above rounding, far below physics."""
 
 Voltages = tuple[Nodes, Nodes]
 """Magnitudes in p.u. and angles in radians."""
@@ -31,41 +41,58 @@ class UnseenVoltages:
 
     Attributes:
         where: places of the unseen ones among all magnitudes, then all angles, shape (unseen,).
-        gain: `K_0`, shape (unseen, equation).
+        gain: `K_0`, shape (unknown, equation).
+        along: `V`, shape (unseen, unknown).
     """
 
     def __init__(self, where: Tensor, at_rest: Float[Tensor, 'equation state']) -> None:
-        """Inverts the derivative.
+        """Decomposes the derivative.
 
         Args:
             where: places of the unseen voltages among the states.
             at_rest: derivative of the equations by all states at the network's own operating point.
         """
         self.where = where
-        self.gain = torch.linalg.pinv(at_rest[:, where])
+        left, sizes, right = torch.linalg.svd(at_rest[:, where], full_matrices=False)
+        told = sizes > RANK_TOLERANCE * sizes.amax() if len(sizes) else sizes > 0
+        self.gain, self.along = (left[:, told] / sizes[told]).T.contiguous(), right[told].T.contiguous()
+
+    @property
+    def num_unknowns(self) -> int:
+        """How many equations are used up by the search."""
+        return len(self.gain)
 
     def solve(
-        self, voltages: Voltages, mismatch: Callable[[Voltages], Tensor], derivative: Callable[[Voltages], Tensor]
+        self,
+        voltages: Voltages,
+        linear: Residuals,
+        implied: Callable[[Voltages], Tensor],
+        derivative: Callable[[Voltages], Tensor],
     ) -> Voltages:
         """Unseen voltages replaced by the solution, where there is one within reach.
 
         Args:
             voltages: those of the rows, the unseen ones as they are to start from.
-            mismatch: of voltages, shape (row, equation).
-            derivative: of the mismatch by all states, shape (row, equation, state).
+            linear: what the voltages must imply, shape (row, equation).
+            implied: what voltages imply, shape (row, equation).
+            derivative: of what they imply by all states, shape (row, equation, state).
         """
-        chord = self._search(voltages, torch.inf, CHORD_STEPS, lambda at: self._image(mismatch(at)))
-        left = self._image(mismatch(chord)).abs().amax(1)
-        if not (left > FOUND).any():
+        if not self.num_unknowns:
+            return voltages
+        chord = self._chord(voltages, lambda at: self._image(linear - implied(at)))
+        left = self._image(linear - implied(chord)).norm(dim=1)
+        lost = (~(left <= FOUND)).nonzero()[:, 0]
+        if not len(lost):
             return chord
-        # From where the rows began: a chord that does not settle may have gone anywhere.
-        vm, va = (torch.where((left > FOUND)[:, None], *each) for each in zip(voltages, chord, strict=True))
-        return self._search(
-            (vm, va),
-            torch.where(left > FOUND, torch.inf, 0.0),
-            NEWTON_STEPS,
-            lambda at: self._newton_move(mismatch(at), derivative(at)),
-        )
+        # A chord that does not settle may have gone anywhere.
+        nearer = (left < self._image(linear - implied(voltages)).norm(dim=1))[:, None]
+        vm, va = (torch.where(nearer, at, start) for at, start in zip(chord, voltages, strict=True))
+        found_vm, found_va = chord[0].clone(), chord[1].clone()
+        for rows in lost.split(SIZE):
+            some = filled(rows[:, None])[:, 0]
+            few_vm, few_va = self._newton((vm[some], va[some]), linear[some], implied, derivative)
+            found_vm[rows], found_va[rows] = few_vm[: len(rows)], few_va[: len(rows)]
+        return found_vm, found_va
 
     def sensitivity(self, derivative: Tensor, by: Tensor) -> Tensor:
         """Derivative of the unseen voltages by columns, shape (row, unseen, column).
@@ -74,41 +101,71 @@ class UnseenVoltages:
             derivative: of the mismatch by all states, shape (row, equation, state).
             by: derivative of the mismatch by the columns, shape (row, equation, column).
         """
-        return -torch.linalg.solve_ex(self._inner(derivative), self.gain.to(by) @ by)[0]
+        along = self.along.to(by)
+        return -(along @ torch.linalg.solve_ex(self._inner(derivative), self.gain.to(by) @ by)[0])
 
     def newton(self, voltages: Voltages, mismatch: Tensor, derivative: Tensor) -> Voltages:
-        """One step of Newton's method: at a solution it moves nothing but brings the implicit derivative."""
-        return self.moved(voltages, self._newton_move(mismatch, derivative))
+        """One step of Newton's method: at a solution it moves nothing but brings the implicit derivative.
 
-    def moved(self, voltages: Voltages, move: Tensor) -> Voltages:
-        """Unseen voltages less a move, shape (row, unseen)."""
+        Args:
+            voltages: those of the rows.
+            mismatch: shape (row, equation).
+            derivative: of the mismatch by all states, shape (row, equation, state).
+        """
+        return self._moved(voltages, self._newton_move(self._image(mismatch), derivative))
+
+    def _moved(self, voltages: Voltages, move: Tensor) -> Voltages:
+        """Unseen voltages less a move, shape (row, unknown)."""
         states = torch.cat(voltages, dim=1)
-        states = states.index_add(1, self.where.to(states.device), -move)
+        states = states.index_add(1, self.where.to(states.device), -move @ self.along.to(move).T)
         vm, va = states.chunk(2, dim=1)
         return vm, va
 
-    def _search(
-        self, voltages: Voltages, before: Tensor | float, num_steps: int, move_of: Callable[[Voltages], Tensor]
-    ) -> Voltages:
+    def _chord(self, voltages: Voltages, image_at: Callable[[Voltages], Tensor]) -> Voltages:
         """Moves each row while its steps shrink; none is left out of the arithmetic, so that rows never meet."""
-        for _ in range(num_steps):
-            move = move_of(voltages)
-            size = move.abs().amax(1)
+        before: Tensor | float = torch.inf
+        for _ in range(CHORD_STEPS):
+            move = image_at(voltages)
+            size = move.norm(dim=1)
             going = (size > SETTLED) & (size < before)
             if not going.any():
                 break
-            voltages = self.moved(voltages, torch.where(going[:, None], move, 0.0))
+            voltages = self._moved(voltages, torch.where(going[:, None], move, 0.0))
             before = torch.where(going, size, 0.0)
         return voltages
 
-    def _newton_move(self, mismatch: Tensor, derivative: Tensor) -> Tensor:
-        """`(K_0 h_x)^{-1} K_0 h`, shape (row, unseen)."""
-        return torch.linalg.solve_ex(self._inner(derivative), self._image(mismatch)[:, :, None])[0][:, :, 0]
+    def _newton(
+        self,
+        voltages: Voltages,
+        linear: Residuals,
+        implied: Callable[[Voltages], Tensor],
+        derivative: Callable[[Voltages], Tensor],
+    ) -> Voltages:
+        """Newton's method; a row's steps are cut until its image shrinks, and grow again when it does."""
+        image = self._image(linear - implied(voltages))
+        share = torch.ones_like(image[:, :1])
+        for _ in range(NEWTON_STEPS):
+            size = image.norm(dim=1, keepdim=True)
+            going = (size > SETTLED) & (share > LEAST_SHARE)
+            if not going.any():
+                break
+            trial = self._moved(voltages, share * self._newton_move(image, -derivative(voltages)))
+            trial_image = self._image(linear - implied(trial))
+            better = going & (trial_image.norm(dim=1, keepdim=True) < size)
+            vm, va = (torch.where(better, there, here) for there, here in zip(trial, voltages, strict=True))
+            voltages, image = (vm, va), torch.where(better, trial_image, image)
+            share = torch.where(better, (2 * share).clamp(max=1.0), share / 4)
+        return voltages
+
+    def _newton_move(self, image: Tensor, derivative: Tensor) -> Tensor:
+        """`(K_0 h_x V)^{-1} K_0 h`, shape (row, unknown)."""
+        return torch.linalg.solve_ex(self._inner(derivative), image[:, :, None])[0][:, :, 0]
 
     def _image(self, mismatch: Tensor) -> Tensor:
-        """`K_0 h`, shape (row, unseen)."""
+        """`K_0 h`, shape (row, unknown)."""
         return mismatch @ self.gain.to(mismatch).T
 
     def _inner(self, derivative: Tensor) -> Tensor:
-        """`K_0 h_x`, shape (row, unseen, unseen)."""
-        return self.gain.to(derivative) @ derivative[:, :, self.where.to(derivative.device)]
+        """`K_0 h_x V`, shape (row, unknown, unknown)."""
+        by_unseen = derivative[:, :, self.where.to(derivative.device)]
+        return self.gain.to(derivative) @ by_unseen @ self.along.to(derivative)

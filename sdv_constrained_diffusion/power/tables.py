@@ -26,8 +26,8 @@ KINDS = {
 }
 """What each quantity belongs to."""
 
-TOPOLOGY = 'topology'
-"""The column that names which lines and transformers are out of service."""
+TOPOLOGY, BASE, JOIN = 'topology', 'base', '+'
+"""The column that names which branches are out of service; the name of none; and what joins the labels of several."""
 
 SIGN_CONVENTION = (
     'p_mw and q_mvar are net injections at the bus: generation minus load, generation positive; '

@@ -13,10 +13,7 @@ from sdv_constrained_diffusion.errors import ConstraintError
 from sdv_constrained_diffusion.power.constraints import PowerFlow
 from sdv_constrained_diffusion.power.grid import Grid
 from sdv_constrained_diffusion.power.limits import OperatingLimits
-from sdv_constrained_diffusion.power.tables import TOPOLOGY
-
-BASE = 'base'
-"""The topology without outages."""
+from sdv_constrained_diffusion.power.tables import BASE, JOIN, TOPOLOGY
 
 LAWS: dict[str, type[PowerFlow] | type[OperatingLimits]] = {
     'power_flow': PowerFlow,
@@ -133,4 +130,4 @@ class ByTopology(Constraint):
 
 
 def _grid(grid: Grid, topology: str) -> Grid:
-    return grid.without(*topology.split('+'))
+    return grid.without(*topology.split(JOIN))

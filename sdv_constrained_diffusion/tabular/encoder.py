@@ -17,7 +17,14 @@ from sdv_constrained_diffusion._types import Codes, ColumnMask, FeatureMask, Row
 from sdv_constrained_diffusion.errors import DataError
 from sdv_constrained_diffusion.tabular.columns import AffineCodec, ColumnCodec, ConstantCodec, DiscreteCodec
 from sdv_constrained_diffusion.tabular.inflated import InflatedCodec
-from sdv_constrained_diffusion.tabular.masses import ROUNDING, SOLVER_DIGITS, exact_values, is_constant, observed_levels
+from sdv_constrained_diffusion.tabular.masses import (
+    FEW_LEVELS,
+    ROUNDING,
+    SOLVER_DIGITS,
+    exact_values,
+    is_constant,
+    observed_levels,
+)
 from sdv_constrained_diffusion.tabular.quantiles import QuantileCodec
 
 SCALINGS: dict[str, type[AffineCodec] | type[QuantileCodec]] = {'minmax': AffineCodec, 'quantile': QuantileCodec}
@@ -75,7 +82,7 @@ class TableEncoder:
             scaling: 'quantile' (normal scores) or 'minmax' ([-1, 1]).
             discrete: columns whose values are categories; all others must be numbers.
             continuous: columns of numbers that need not be delivered as one of the few values they were observed with,
-                and that a solver may have left constant but for its last digits.
+                that a solver may have left constant but for its last digits, and that limits may have cut.
 
         Raises:
             DataError: a column that is not discrete is not numeric, or holds inf.
@@ -92,7 +99,7 @@ class TableEncoder:
                 same.append(place)
             elif name in categories:
                 levels.append(place)
-            elif codec := _inflated(column, scaling, spread):
+            elif codec := _inflated(column, scaling, spread, name in continuous):
                 found.append((codec, [place]))
             else:
                 plain.append(place)
@@ -267,16 +274,29 @@ def _values(data: pd.DataFrame, categories: dict[str, Categories]) -> np.ndarray
     return np.stack(columns, axis=1) if columns else np.zeros((len(data), 0))
 
 
-def _inflated(column: np.ndarray, scaling: str, spread: float) -> InflatedCodec | None:
-    """The codec of a column that needs a state beside its number; None for one that does not."""
+def _inflated(column: np.ndarray, scaling: str, spread: float, censored: bool) -> InflatedCodec | None:
+    """The codec of a column that needs a state beside its number; None for one that does not.
+
+    A spike at the end of a censored column's range needs none: it is what a limit made of numbers beyond it, and normal
+    scores spread it over their tail, where it goes on depending on the other columns as the numbers beside it do.
+    """
     present = column[~np.isnan(column)]
     exact, resolution = exact_values(present) if scaling == 'quantile' else ([], 0.0)
-    rest = present[(np.abs(present[:, None] - np.array(exact)) > resolution).all(1)] if exact else present
+    rest = _others(present, exact, resolution)
+    if censored and len(np.unique(present)) > FEW_LEVELS and not (len(rest) and is_constant(rest, spread)):
+        low, high = present.min() + resolution, present.max() - resolution
+        exact = [value for value in exact if low < value < high]
+        rest = _others(present, exact, resolution)
     if len(rest) and is_constant(rest, spread):
         exact, rest = [*exact, float(np.median(rest))], rest[:0]
     if not exact and len(present) == len(column):
         return None
     return InflatedCodec.fit(column, exact, resolution, SCALINGS[scaling].fit if len(rest) else None)
+
+
+def _others(values: np.ndarray, exact: list[float], resolution: float) -> np.ndarray:
+    """The values that are none of the exact ones, shape (other,)."""
+    return values[(np.abs(values[:, None] - np.array(exact)) > resolution).all(1)]
 
 
 def _arrange(found: Iterable[tuple[ColumnCodec, list[int]]]) -> tuple[list[_Part], Layout]:

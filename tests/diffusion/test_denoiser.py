@@ -105,8 +105,8 @@ def test_preconditioning_coefficients(sigma, seed):
     x_t = normal(4, 3, seed=seed)
     t = torch.full((4,), sigma, dtype=torch.float64)
     zero, one = Formula(lambda x, _: torch.zeros_like(x)), Formula(lambda x, _: torch.ones_like(x))
-    skipped = PreconditionedDenoiser(zero, EDM, NUMBERS)(x_t, t)
-    shifted = PreconditionedDenoiser(one, EDM, NUMBERS)(x_t, t)
+    skipped = PreconditionedDenoiser(zero, EDM, Layout(3))(x_t, t)
+    shifted = PreconditionedDenoiser(one, EDM, Layout(3))(x_t, t)
     root = math.sqrt(1 + sigma**2)
     # A few roundings; c_out is seen as a difference with numbers of order one.
     torch.testing.assert_close(skipped, x_t / (1 + sigma**2), rtol=1e-14, atol=0)
@@ -126,18 +126,50 @@ def test_inputs_and_targets_have_unit_variance(sigma):
     t = torch.full((2,), sigma, dtype=torch.float64)
     backbone = Formula(lambda x, _: torch.zeros_like(x))
     unit_x0, unit_eps = torch.tensor([[1.0], [0.0]]).double(), torch.tensor([[0.0], [1.0]]).double()
-    skipped = PreconditionedDenoiser(backbone, EDM, NUMBERS)(unit_x0 + sigma * unit_eps, t)
+    skipped = PreconditionedDenoiser(backbone, EDM, Layout(1))(unit_x0 + sigma * unit_eps, t)
     assert backbone.asked[0][0].square().sum().item() == pytest.approx(1, rel=1e-14)  # a few roundings
     one = Formula(lambda x, _: torch.ones_like(x))
-    c_out = PreconditionedDenoiser(one, EDM, NUMBERS)(torch.zeros(2, 1).double(), t)
+    c_out = PreconditionedDenoiser(one, EDM, Layout(1))(torch.zeros(2, 1).double(), t)
     # For small sigma the target is a difference of nearly equal numbers, divided by sigma: eps / 1e-2.
     assert ((unit_x0 - skipped) / c_out).square().sum().item() == pytest.approx(1, rel=1e-12)
+
+
+@settings(deadline=None, max_examples=30)
+@given(sigma=st.floats(1e-2, 50), seed=st.integers(0, 1000), columns=st.integers(1, 5))
+def test_without_a_network_it_is_the_best_linear_denoiser_of_the_clean_rows(sigma, seed, columns):
+    r"""`\mu + \Sigma (\Sigma + \sigma^2 I)^{-1} (x - \mu)`, the posterior mean of a normal law, by numpy."""
+    random = np.random.default_rng(seed)
+    x_0 = random.normal(size=(200, columns)) @ random.normal(size=(columns, columns)) + random.normal(size=columns)
+    denoiser = PreconditionedDenoiser(Formula(lambda x, _: torch.zeros_like(x)), EDM, Layout(columns))
+    denoiser.measure(torch.from_numpy(x_0))
+    covariance, x_t = np.atleast_2d(np.cov(x_0.T)), random.normal(size=(7, columns))
+    gain = covariance @ np.linalg.inv(covariance + sigma**2 * np.eye(columns))
+    expected = x_0.mean(0) + (x_t - x_0.mean(0)) @ gain.T
+    found = denoiser(torch.from_numpy(x_t), torch.full((7,), sigma).double())
+    # Sums of a few numbers of order one, and a smallest variance of 1e-8 against sigma of 1e-2 at least.
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
+
+
+def test_inputs_and_targets_have_unit_variance_along_every_axis():
+    """Of rows whose columns are a thousand times as wide in one direction as in another."""
+    along = normal(20_000, 2) * torch.tensor([1.0, 1e-3]).double()
+    x_0 = along @ torch.tensor([[0.6, 0.8], [-0.8, 0.6]]).double() + 3
+    zero = Formula(lambda x, _: torch.zeros_like(x))
+    denoiser = PreconditionedDenoiser(zero, EDM, Layout(2))
+    denoiser.measure(x_0)
+    for sigma in (1e-3, 1e-2, 1.0):
+        t = torch.full((len(x_0),), sigma).double()
+        denoiser(x_0 + sigma * normal(*x_0.shape, seed=1), t)
+        # Variances of 20,000 normal numbers: standard error 0.01.
+        torch.testing.assert_close(zero.asked[-1][0].var(0), torch.ones(2).double(), rtol=0, atol=0.05)
+    loss = denoiser.loss(x_0, generator(1))
+    assert loss.mean().item() == pytest.approx(1, abs=4 * loss.std().item() / math.sqrt(len(loss)))
 
 
 def test_untrained_networks_loss_is_one_in_expectation():
     r"""An output layer of zeros leaves the target itself: its variance, 1, for unit normal rows at every sigma."""
     torch.manual_seed(0)
-    denoiser = PreconditionedDenoiser(ResidualMLP(2, width=8, depth=1, time_width=4), EDM, NUMBERS)
+    denoiser = PreconditionedDenoiser(ResidualMLP(2, width=8, depth=1, time_width=4), EDM, Layout(2))
     num_rows = 40_000
     loss = denoiser.loss(normal(num_rows, 2), generator(1)).detach()
     assert loss.mean().item() == pytest.approx(1, abs=4 * loss.std().item() / math.sqrt(num_rows))  # 4 standard errors
@@ -148,7 +180,7 @@ def test_untrained_networks_loss_is_one_in_expectation():
 def test_preconditioned_loss_is_the_plain_formula():
     backbone = Formula(lambda x, c: 0.5 * x.flip(1) + c[:, None] / 1000)
     x_0 = normal(32, 3)
-    loss = PreconditionedDenoiser(backbone, EDM, NUMBERS).loss(x_0, generator(2))
+    loss = PreconditionedDenoiser(backbone, EDM, Layout(3)).loss(x_0, generator(2))
     draws = generator(2)
     sigma = EDM.draw(32, draws)[:, None]
     x_t = x_0 + sigma * torch.randn(32, 3, generator=draws, dtype=torch.float64)
@@ -203,13 +235,10 @@ def test_noise_predictors_loss_with_categories_is_the_plain_formula():
 
 @pytest.mark.parametrize('known_share', [0.0, 0.6])
 def test_preconditioned_loss_with_categories_and_known_numbers_is_the_plain_formula(known_share):
-    """The same draws: times, known shares, noise, what is known, what is hidden.
-
-    What is known is seen as it is, and has no loss.
-    """
+    """The same draws: times, known shares, noise, what is known, what is hidden. A known category has no loss."""
 
     def formula(inputs, c):
-        flags = inputs[:, 8:].sum(1, keepdim=True)
+        flags = inputs[:, 8:11].sum(1, keepdim=True)
         return 0.5 * inputs[:, :8].flip(1) + c[:, None] / 1000 + 0.1 * flags
 
     (x_0, codes), draws, num_rows = mixed_rows(200), generator(2), 200
@@ -227,14 +256,14 @@ def test_preconditioned_loss_with_categories_and_known_numbers_is_the_plain_form
         known = torch.rand(num_rows, 3, generator=draws, dtype=torch.float64) < share[:, None]
     hidden = hidden_draws(draws, EDM.hidden_share(t) * (1 - share))
     root = (1 + sigma**2).sqrt()
-    seen = torch.where(known, numbers, x_t / root)
-    inputs = with_levels(seen, x_0, hidden)
+    x_t = torch.where(known, numbers, x_t)
+    inputs = with_levels(x_t / root, x_0, hidden)
     if known_share:
-        inputs = torch.cat([inputs, known.double()], dim=1)
+        inputs = torch.cat([inputs, known.double(), known * numbers], dim=1)
         assert 40 < known.any(1).sum() < 160  # else the test would say little
     torch.testing.assert_close(backbone.asked[0][0], inputs, rtol=1e-14, atol=0)
     F, logits = formula(inputs, 250 * t.log()).split([3, 5], dim=1)
-    squares = (F - (numbers - x_t / root**2) * root / sigma).square() * ~known
+    squares = (F - (numbers - x_t / root**2) * root / sigma).square()
     expected = (squares.sum(1) + cross_entropies(logits, codes, hidden).sum(1)) / 5
     # The target divides a difference of numbers of order one by sigma >= 0.002, and is squared.
     torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-12)
@@ -252,11 +281,11 @@ def test_what_is_known_in_training():
     x_0, _ = mixed_rows(num_rows)
     PreconditionedDenoiser(backbone, EDM, MIXED, known_share).loss(x_0, generator())
     inputs, condition = backbone.asked[0]
-    counts = inputs[:, 8:].sum(1).long().bincount(minlength=4).numpy()
+    counts = inputs[:, 8:11].sum(1).long().bincount(minlength=4).numpy()
     expected = num_rows * (known_share * np.full(4, 1 / 4) + np.array([1 - known_share, 0, 0, 0]))
     assert stats.chisquare(counts, expected).pvalue > 1e-3  # seeded
     t = (condition / 250).exp()
-    partly = inputs[:, 8:].any(1)
+    partly = inputs[:, 8:11].any(1)
     first, last = EDM.largest ** (1 / EDM.rho), EDM.smallest ** (1 / EDM.rho)
     place = (t[partly] ** (1 / EDM.rho) - last) / (first - last)
     assert stats.kstest(place.numpy(), 'uniform').pvalue > 1e-3  # seeded
@@ -264,7 +293,7 @@ def test_what_is_known_in_training():
     m_t = EDM.hidden_share(t)
     hidden = MIXED.hidden(inputs[:, :8]).double().mean(1)
     for known in (1, 2, 3):
-        chosen = inputs[:, 8:].sum(1) == known
+        chosen = inputs[:, 8:11].sum(1) == known
         wanted = m_t[chosen].mean() * (1 - (known + 1) / 5)
         # Mean of two correlated draws a row: five standard errors of one.
         assert (hidden[chosen].mean() - wanted).abs() < 5 * 0.5 / math.sqrt(int(chosen.sum()))
@@ -280,8 +309,8 @@ def test_known_numbers_are_seen_as_they_are_flagged_and_returned():
     known = torch.rand(6, 8, generator=generator()) < 0.5
     estimate = denoiser(x_t, t, known)
     root, flags = (1 + t[:, None] ** 2).sqrt(), known[:, :3]
-    seen = torch.where(flags, x_t[:, :3], x_t[:, :3] / root)
-    inputs = torch.cat([seen, x_t[:, 3:], flags.double()], dim=1)
+    seen = x_t[:, :3] / root
+    inputs = torch.cat([seen, x_t[:, 3:], flags.double(), flags * x_t[:, :3]], dim=1)
     torch.testing.assert_close(backbone.asked[0][0], inputs, rtol=1e-14, atol=0)
     assert torch.equal(estimate[:, :3][flags], x_t[:, :3][flags])
     expected = x_t[:, :3] / root**2 + t[:, None] / root * (seen + 1)
@@ -326,7 +355,7 @@ def test_categories_are_probabilities_where_hidden_and_themselves_elsewhere(kind
 def test_float64_outside_float32_inside(kind):
     schedule = DDPM if kind is NoisePredictor else EDM
     backbone = Formula(lambda x, _: x, dtype=torch.float32)
-    denoiser = kind(backbone, schedule, NUMBERS)
+    denoiser = kind(backbone, schedule, Layout(3))
     t = torch.tensor([1.0, 2.0]).double()
     assert denoiser(normal(2, 3), t).dtype == torch.float64
     assert [x.dtype for x in backbone.asked[0]] == [torch.float32, torch.float32]
@@ -335,7 +364,7 @@ def test_float64_outside_float32_inside(kind):
 
 @pytest.mark.parametrize('kind', ['noise', 'preconditioned', 'conditional'])
 def test_rows_never_meet(kind):
-    flags = 3 if kind == 'conditional' else 0
+    flags = 6 if kind == 'conditional' else 0
     if kind == 'noise':
         denoiser = NoisePredictor(PlainMLP(8, width=16, depth=2), DDPM, MIXED)
     else:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from sdv_constrained_diffusion.errors import DataError
 from sdv_constrained_diffusion.tabular.encoder import SCALINGS, TableEncoder
@@ -520,3 +521,19 @@ def test_round_trip_of_any_table(data):
             # Within the resolution, 1e-6 deviations, values are one; so are those that differ by 1e-9 of the largest.
             tolerance = 3e-6 * np.nanstd(column) + 2e-9 * np.nanmax(np.abs(column)) if np.isfinite(column).any() else 0
             np.testing.assert_allclose(frame[name].to_numpy(dtype=float), column, rtol=0, atol=tolerance)
+
+
+def test_a_limit_that_cuts_a_column_needs_no_state_where_values_are_continuous():
+    """A spike at the end of the range is encoded as what it is, numbers beyond the limit: the tail of a normal law."""
+    column = np.minimum(np.random.default_rng(0).normal(size=4000), 0.5)
+    data = pd.DataFrame({'cut': column, 'same': column})
+    encoder = TableEncoder.fit(data, continuous=['cut'])
+    assert (encoder.layout.num_numbers, encoder.layout.num_blocks) == (2, 1)
+    values = encoder.values(data)
+    scores = encoder.encode(values, torch.Generator().manual_seed(0))[:, int(encoder.numbers_of_columns()[0])]
+    # Normal in all: four thousand draws; seeded.
+    assert stats.kstest(scores.numpy(), 'norm').pvalue > 1e-3
+    at_limit = torch.from_numpy(column == 0.5)
+    assert scores[at_limit].min() > scores[~at_limit].max()
+    assert torch.equal(encoder.decode(encoder.encode(values))[at_limit, 0], values[at_limit, 0])
+    assert torch.equal(encoder.point_masses(values)[:, 0], at_limit)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Complex, Float, Int
 
 from sdv_constrained_diffusion.power.grid import Grid
-from sdv_constrained_diffusion.power.operating_points import BASE, JOIN
+from sdv_constrained_diffusion.power.tables import BASE, JOIN
 
 BUS, GEN, BRANCH, Y_BUS = 'bus_data.parquet', 'gen_data.parquet', 'branch_data.parquet', 'y_bus_data.parquet'
 NUM_SCENARIOS = 'n_scenarios.txt'

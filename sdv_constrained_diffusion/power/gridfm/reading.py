@@ -24,8 +24,7 @@ from sdv_constrained_diffusion.power.gridfm.layout import (
     ROW,
     Layout,
 )
-from sdv_constrained_diffusion.power.operating_points import BASE, JOIN
-from sdv_constrained_diffusion.power.tables import APART, TOPOLOGY, WIDE, column
+from sdv_constrained_diffusion.power.tables import APART, BASE, JOIN, TOPOLOGY, WIDE, column
 
 WHO = 'read_gridfm'
 

@@ -26,8 +26,8 @@ from sdv_constrained_diffusion.power.gridfm.layout import (
     Layout,
 )
 from sdv_constrained_diffusion.power.gridfm.network import Parameters, branch_constants, y_bus_entries
-from sdv_constrained_diffusion.power.operating_points import BASE, JOIN, form, sums_per_bus
-from sdv_constrained_diffusion.power.tables import APART, TOPOLOGY, column
+from sdv_constrained_diffusion.power.operating_points import form, sums_per_bus
+from sdv_constrained_diffusion.power.tables import APART, BASE, JOIN, TOPOLOGY, column
 
 WHO = 'write_gridfm'
 

@@ -1,0 +1,67 @@
+r"""Principal axes of the clean numbers: the frame in which a denoiser is preconditioned.
+
+Karras et al. (2022, table 1) scale inputs and outputs of the network so that both have unit variance at every noise level,
+for data of one variance `\sigma_{data}^2` in all directions. Columns of a table that depend on each other vary along some
+directions a thousand times less than along others; what the network gets wrong there is what a classifier sees. So each
+principal axis has its own `\sigma_{data}^2 = \lambda_i`: without the network, the denoiser is then the best linear one,
+`\Sigma (\Sigma + \sigma^2 I)^{-1}`, and the network learns what is not linear. The noise stays the same in all columns.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sdv_constrained_diffusion._types import Numbers
+
+SMALLEST = 1e-8
+"""Variances below this are taken for it, so that what the network sees stays finite; columns have about 1."""
+
+
+class Scales(NamedTuple):
+    """Factors of each axis at a noise level, each shape (row, number)."""
+
+    skip: Numbers
+    inside: Numbers
+    outside: Numbers
+
+
+class PrincipalAxes(nn.Module):
+    """Mean, directions and variances of the clean numbers; each column by itself until they are measured."""
+
+    mean: Float[Tensor, ' number']
+    directions: Float[Tensor, 'number axis']
+    variances: Float[Tensor, ' axis']
+
+    def __init__(self, num_numbers: int) -> None:
+        """Begins with columns of mean 0 and variance 1 that do not depend on each other."""
+        super().__init__()
+        self.register_buffer('mean', torch.zeros(num_numbers, dtype=torch.float64))
+        self.register_buffer('directions', torch.eye(num_numbers, dtype=torch.float64))
+        self.register_buffer('variances', torch.ones(num_numbers, dtype=torch.float64))
+
+    def measure(self, numbers: Numbers) -> None:
+        """Takes the axes of some clean rows."""
+        if len(numbers) < 2 or not numbers.shape[1]:
+            return
+        variances, directions = torch.linalg.eigh(torch.cov(numbers.T).reshape(numbers.shape[1], -1))
+        self.mean.copy_(numbers.mean(0))
+        self.directions.copy_(directions)
+        self.variances.copy_(variances.clamp(min=SMALLEST))
+
+    def along(self, numbers: Numbers) -> Numbers:
+        """Coordinates along the axes, shape (row, axis), in the precision of the numbers."""
+        return (numbers - self.mean.to(numbers)) @ self.directions.to(numbers)
+
+    def back(self, coordinates: Numbers) -> Numbers:
+        """The inverse of `along`."""
+        return coordinates @ self.directions.to(coordinates).T + self.mean.to(coordinates)
+
+    def scales(self, sigma: Float[Tensor, 'row 1']) -> Scales:
+        r"""`c_{skip} = \lambda / (\lambda + \sigma^2)`, `c_{in} = (\lambda + \sigma^2)^{-1/2}`,
+        `c_{out} = \sigma \sqrt\lambda c_{in}` (Karras et al. 2022, table 1).
+        """
+        variances = self.variances.to(sigma)
+        inside = (variances + sigma**2).rsqrt()
+        return Scales(variances * inside**2, inside, sigma * variances.sqrt() * inside)
