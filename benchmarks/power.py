@@ -101,7 +101,7 @@ def divergence(real: np.ndarray, synthetic: np.ndarray) -> float:
 
 
 def regression_error(train: pd.DataFrame, test: pd.DataFrame, scale: pd.Series, seed: int) -> float:
-    """Root mean square error, in standard deviations, of a small network that learns dispatch and voltages from loads."""
+    """RMSE, in standard deviations, of a small network that learns dispatch and voltages from loads."""
     given = [name for name in train.columns if name.startswith(DEMAND)]
     asked = [name for name in train.columns if name not in given]
     mean = test.mean()

@@ -1,10 +1,11 @@
 r"""Principal axes of the clean numbers: the frame in which a denoiser is preconditioned.
 
-Karras et al. (2022, table 1) scale inputs and outputs of the network so that both have unit variance at every noise level,
-for data of one variance `\sigma_{data}^2` in all directions. Columns of a table that depend on each other vary along some
-directions a thousand times less than along others; what the network gets wrong there is what a classifier sees. So each
-principal axis has its own `\sigma_{data}^2 = \lambda_i`: without the network, the denoiser is then the best linear one,
-`\Sigma (\Sigma + \sigma^2 I)^{-1}`, and the network learns what is not linear. The noise stays the same in all columns.
+Karras et al. (2022, table 1) scale inputs and outputs of the network so that both have unit variance at every noise
+level, for data of one variance `\sigma_{data}^2` in all directions. Columns of a table that depend on each other vary
+along some directions a thousand times less than along others; what the network gets wrong there is what a classifier
+sees. So each principal axis has its own `\sigma_{data}^2 = \lambda_i`: without the network, the denoiser is then the
+best linear one, `\Sigma (\Sigma + \sigma^2 I)^{-1}`, and the network learns what is not linear. The noise stays the
+same in all columns.
 """
 
 from typing import NamedTuple
@@ -59,8 +60,10 @@ class PrincipalAxes(nn.Module):
         return coordinates @ self.directions.to(coordinates).T + self.mean.to(coordinates)
 
     def scales(self, sigma: Float[Tensor, 'row 1']) -> Scales:
-        r"""`c_{skip} = \lambda / (\lambda + \sigma^2)`, `c_{in} = (\lambda + \sigma^2)^{-1/2}`,
-        `c_{out} = \sigma \sqrt\lambda c_{in}` (Karras et al. 2022, table 1).
+        r"""Coefficients of Karras et al. (2022, table 1), axis by axis.
+
+        `c_{skip} = \lambda / (\lambda + \sigma^2)`, `c_{in} = (\lambda + \sigma^2)^{-1/2}`,
+        `c_{out} = \sigma \sqrt\lambda c_{in}`.
         """
         variances = self.variances.to(sigma)
         inside = (variances + sigma**2).rsqrt()

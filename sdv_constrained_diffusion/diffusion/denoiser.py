@@ -130,7 +130,7 @@ class PreconditionedDenoiser(Denoiser):
         return torch.cat([x0_hat, self.masking.probabilities(logits.to(x_t), x_t)], dim=1)
 
     def loss(self, x_0: Rows, generator: torch.Generator) -> PerRow:
-        r"""`(F - (y_0 - c_{skip} y) / c_{out})^2` along every axis y (eq. 8 there), mean over axes and discrete columns.
+        r"""`(F - (y_0 - c_{skip} y) / c_{out})^2` along each axis y (eq. 8 there), mean over axes and discrete columns.
 
         Of discrete columns it is their cross-entropy, see `Masking`; a known one has no loss.
         """

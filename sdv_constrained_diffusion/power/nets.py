@@ -47,8 +47,10 @@ ENDS: dict[str, dict[str, tuple[str | None, str | None]]] = {
     'trafo3w': {'_hv': ('hv', None), '_mv': (None, 'mv'), '_lv': (None, 'lv')},
     'impedance': {'': ('from', 'to')},
 }
-"""Of each element the branches of pandapower's model: suffix of the label, and how results call their two ends (None for
-a star point)."""
+"""Of each element the branches of pandapower's model: suffix of the label, and how results call their two ends.
+
+None is a star point.
+"""
 
 
 @dataclass(frozen=True)

@@ -78,9 +78,7 @@ def test_default_recipe():
     assert preset.scaling == 'quantile'
     assert isinstance(denoiser, PreconditionedDenoiser)
     assert isinstance(denoiser.backbone, ResidualMLP)
-    assert (
-        sizes(denoiser.backbone.input)[0] == 6 + 2
-    )  # the row; a flag, and the value, of each number that may be known
+    assert sizes(denoiser.backbone.input)[0] == 6 + 2  # the row; flags and values of known numbers
     assert sizes(denoiser.backbone.output)[1] == 6
     assert denoiser.conditional
     assert isinstance(preset.sampler, MultistepSampler)
