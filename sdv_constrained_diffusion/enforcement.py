@@ -141,7 +141,9 @@ class Enforcement:
         values, guided = system.values(rows), GuidedColumns(model.encoder, self._finisher.chord.system)
         fixed = guided.drawn
         fixed[[columns.index(name) for name in given if name in columns]] = True
-        finished, before, projected = self._finisher.finish(rows, fixed, guided.fixed(values), self.refusing)
+        finished, before, projected = self._finisher.finish(
+            rows, fixed, guided.fixed(values), self.refusing, guided.measure(values)
+        )
         self.record.add(self._finisher.chord, self._finisher.plan.redrawn, before, projected)
         return self._facts.restored(finished, columns)
 

@@ -55,6 +55,11 @@ class Linear(Constraint):
         values = table[list(self.columns)]
         return values @ values.new_tensor(list(self.weights.values()))
 
+    def jacobian(self, table: TableView) -> Jacobians:
+        """The weights, in every row."""
+        by_column = [self.weights.get(name, 0.0) for name in table.names]
+        return table.values.new_tensor(by_column).expand(len(table.values), 1, -1)
+
 
 @dataclass(eq=False)
 class SumTo(Constraint):

@@ -19,6 +19,9 @@ from sdv_constrained_diffusion.constraints.base import Constraint, TableView, ev
 from sdv_constrained_diffusion.constraints.reading import Reading
 from sdv_constrained_diffusion.errors import ConstraintError
 
+LARGE = 2**21
+"""Jacobians of more entries than this are made row by row: a batch of them would fill the memory."""
+
 
 @dataclass(frozen=True)
 class Equation:
@@ -142,15 +145,20 @@ class ConstraintSystem:
 
     def jacobian(self, values: Table) -> Jacobians:
         """Derivative of every residual by every constrained column, shape (row, equation, column)."""
-        blocks, whole = [], filled(values)
+        if len(self.equations) * len(self.columns) > LARGE and len(values):
+            return torch.cat([self._jacobian(row) for row in values.split(1)])
+        return self._jacobian(filled(values))[: len(values)]
+
+    def _jacobian(self, values: Table) -> Jacobians:
+        blocks = []
         for number, constraint in enumerate(self.constraints):
-            own, places = constraint.jacobian(self.view(number, whole)), self._places[number]
+            own, places = constraint.jacobian(self.view(number, values)), self._places[number]
             if places is not None:
                 block = values.new_zeros(own.shape[0], own.shape[1], len(self.columns))
                 block[:, :, places] = own
                 own = block
             blocks.append(own)
-        return torch.cat(blocks, dim=1)[: len(values)].masked_fill(self.discrete, 0)
+        return torch.cat(blocks, dim=1).masked_fill(self.discrete, 0)
 
     @property
     def rigid(self) -> Bool[Tensor, ' equation']:

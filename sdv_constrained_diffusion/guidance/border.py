@@ -45,8 +45,9 @@ class Border:
             jacobian: of all equations, zero for columns that never move.
             inequality: which equations bind only where they are broken.
         """
-        self._gain, self._basis, self._inequality = gain, basis, inequality
+        self._gain, self._basis, self._inequality = self._padded(gain), basis, inequality
         self._gradients = jacobian[inequality]
+        self._gradients_whole = self._padded(self._gradients)
         self._moves = (jacobian != 0).any(0)
 
     def step(self, deviation: Residuals, fixed: ColumnMask, active: EquationMask) -> Table:
@@ -63,7 +64,7 @@ class Border:
         if not count.any():
             return move
         wanted = torch.cat([torch.zeros_like(move), -deviation[:, self._inequality]], dim=1)
-        missing = self._padded(wanted - torch.cat([move, _product(move, self._gradients)], dim=1))
+        missing = self._padded(wanted - torch.cat([move, _product(move, self._gradients_whole)], dim=1))
         # Rows are grouped by their own pattern's size, so that a row has the same bits in any company.
         size = (count + SIZE - 1) // SIZE * SIZE
         for each in size.unique().tolist():
@@ -115,5 +116,6 @@ def _pseudo_solved(normal: Tensor, right: Tensor) -> Tensor:
 
 
 def _product(rows: Tensor, matrix: Tensor) -> Tensor:
-    """`rows @ matrix.T`, the same bits in any company."""
-    return (filled(rows) @ matrix.T)[: len(rows)]
+    """`rows @ matrix.T` with a padded matrix, the same bits in any company."""
+    whole = torch.nn.functional.pad(filled(rows), (0, matrix.shape[1] - rows.shape[1]))
+    return (whole @ matrix.T)[: len(rows)]

@@ -11,7 +11,7 @@ import copy
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from scipy.linalg import qr, solve_triangular
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from sdv_constrained_diffusion._types import ColumnMask, PerColumn, Residuals, T
 from sdv_constrained_diffusion.constraints.linearisation import Linearisation, alike
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem
 from sdv_constrained_diffusion.guidance.border import Border
+from sdv_constrained_diffusion.guidance.local import LocalSteps
 
 RANK_TOLERANCE = 1e-9
 """Pivots below this share of the largest count as zero: far above float64's rounding, far below physics."""
@@ -37,6 +38,7 @@ class Chord:
         sensitivity: by how many tolerances one unit of each column moves the equations at typical rows, all together,
             shape (column,).
         equation_scale: norm of each equation's gradient by standardised columns, in the equation's unit.
+        bounds: equations that are limits of single columns (`Constraint.column_limits`), shape (equation,).
     """
 
     def __init__(self, system: ConstraintSystem, values: Table) -> None:
@@ -52,6 +54,7 @@ class Chord:
         steps = torch.where(self.scale > 0, self.scale, 1.0)
         self.sensitivity = (typical.abs() / steps / system.tolerance[:, None]).amax(0).sum(0)
         self.norm = float(torch.linalg.matrix_norm(typical / self.equation_scale[:, None], 2).max())
+        self.bounds = _bounds(system, typical)
         self._free = self.scale > 0
         self._bases: dict[bytes, Border] = {}
         self._without: dict[bytes, Chord] = {}
@@ -96,6 +99,29 @@ class Chord:
         # Rounding leaves traces in the columns that are fixed, whose values must stay exact.
         return torch.where(fixed | ~self._free, values, moved)
 
+    def local(self, values: Table, measure: Table, fixed: ColumnMask, own: bool) -> LocalSteps:
+        """Steps that are the shortest in measures of these rows' own.
+
+        Args:
+            values: constrained columns, shape (row, column).
+            measure: what counts as a move of one, shape (row, column), in standard deviations.
+            fixed: columns that may not move, shape (row, column).
+            own: whether each row gets a Jacobian of its own, or that of typical rows.
+        """
+        idle, used = self.system.idle(self.system.deviation(self.system.residual(values))), ~self.bounds
+        equation_scale = self.equation_scale[used, None]
+        if own:
+            jacobian = self.system.jacobian(values)[:, used] * self.scale / equation_scale
+        else:
+            labels = values[:, self.system.discrete]
+            groups = alike(labels) if labels.shape[1] else [torch.arange(len(values))]
+            typical = torch.stack([self._at.jacobian(labels[rows[0]])[used] / equation_scale for rows in groups])
+            group = torch.empty(len(values), dtype=torch.int64)
+            for number, rows in enumerate(groups):
+                group[rows] = number
+            jacobian = typical.float()[group]
+        return LocalSteps(jacobian, measure, fixed | ~self._free, idle[:, used], used)
+
     def _base(self, labels: Tensor) -> Border:
         """What the rows of one combination of labels, shape (row, label), share."""
         first = labels[0] if len(labels) else labels.new_zeros(labels.shape[1])
@@ -106,6 +132,13 @@ class Chord:
             jacobian = self._at.jacobian(first) / self.equation_scale[:, None] * self._free
             self._bases[key] = _factorised(jacobian, self.system.lower == self.system.upper)
         return self._bases[key]
+
+
+def _bounds(system: ConstraintSystem, typical: Float[Tensor, 'combination equation column']) -> Tensor:
+    """Which inequalities are limits that constraints set single columns."""
+    alone = ((typical != 0).sum(2) <= 1).all(0) & (system.lower < system.upper)
+    limited = torch.tensor([bool(each.column_limits) for each in system.constraints])
+    return alone & limited[system.owners]
 
 
 def _factorised(jacobian: Tensor, equality: Bool[Tensor, ' equation']) -> Border:

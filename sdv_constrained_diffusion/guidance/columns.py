@@ -16,6 +16,11 @@ from sdv_constrained_diffusion.tabular.encoder import TableEncoder
 NODES = 7
 """Of the quadrature."""
 
+STEP = 0.15
+"""Half the width, in model space, over which slopes are measured."""
+
+LEAST_SHARE = 0.02
+
 SMALLEST_ERROR = 1e-6
 """Deviations below this are taken for it, so that slopes stay finite."""
 
@@ -91,6 +96,23 @@ class GuidedColumns:
             own[:, list(self._codes)] = 0.0
         fixed = self._encoder.point_masses(own) | self._discrete
         return fixed if known is None else fixed | self.known(known)
+
+    def measure(self, values: Table) -> Table:
+        """How far each column goes in each row for one unit of model space, shape (row, column), in the system's units.
+
+        By differences over a third of a unit. Never less than `LEAST_SHARE` of the column's mean: what model space
+        calls flat, such as a limit that cuts the column, must be able to leave it where nothing else helps.
+        """
+        own = values / self.units
+        if self._codes:
+            own[:, list(self._codes)] = 0.0
+        rows = self._encoder.encode(own)
+        low, high = rows.clone(), rows.clone()
+        low[:, : self._num_numbers] -= STEP
+        high[:, : self._num_numbers] += STEP
+        slope = (self._encoder.decode(high) - self._encoder.decode(low)).abs() * self.units / (2 * STEP)
+        mean = slope.mean(0)
+        return slope.maximum(LEAST_SHARE * mean)
 
     def known(self, features: FeatureMask) -> ColumnMask:
         """Columns whose features are fixed, shape (row, feature) -> (row, column)."""

@@ -124,6 +124,7 @@ class Finisher:
         fixed: Bool[Tensor, ' column'] | None = None,
         pinned: ColumnMask | None = None,
         refusing: bool = True,
+        measure: Table | None = None,
     ) -> tuple[pd.DataFrame, Table, Projected]:
         """Projects rows.
 
@@ -133,6 +134,7 @@ class Finisher:
             pinned: those that may only in rows that cannot obey otherwise, such as values at a limit, shape (row,
                 column).
             refusing: whether rows that break what is met by drawing again are refused; if not, they are moved, too.
+            measure: what counts as a move of one in each row, as in `project`.
 
         Returns:
             the rows that could be brought onto the constraints; the constrained columns as they were; and what happened
@@ -142,31 +144,43 @@ class Finisher:
         values = system.values(data)
         fixed = torch.zeros(len(self.columns), dtype=torch.bool) if fixed is None else fixed
         pinned = torch.zeros_like(values, dtype=torch.bool) if pinned is None else pinned
-        projected = self._project(values, fixed, pinned, refusing)
+        projected = self._project(values, fixed, pinned, refusing, measure)
         finished = data.copy(deep=False)
         for name in self.moving:
             moved = projected.values[:, self.columns.index(name)].numpy()
             finished[name] = system.readings[name].written(moved, data[name])
         return finished[(projected.codes == ResultCode.CONVERGED).numpy()], values, projected
 
-    def _project(self, values: Table, fixed: Bool[Tensor, ' column'], pinned: ColumnMask, refusing: bool) -> Projected:
+    def _project(
+        self,
+        values: Table,
+        fixed: Bool[Tensor, ' column'],
+        pinned: ColumnMask,
+        refusing: bool,
+        measure: Table | None,
+    ) -> Projected:
         """Pinned first; rows that do not get there once more with what was pinned set free."""
         system = self.chord.system
         refused = torch.zeros(len(values), dtype=torch.bool)
         if refusing:
             refused = (system.violation(system.residual(values)) > system.tolerance)[:, self.plan.redrawn].any(1)
         chord = self.chord.without(fixed)
-        projected = self._project_within(chord, values, fixed | pinned)
+        projected = self._project_within(chord, values, fixed | pinned, measure)
         again = ((projected.codes != ResultCode.CONVERGED) & (pinned & ~fixed).any(1) & ~refused).nonzero()[:, 0]
         if len(again):
             still = fixed.expand(len(again), -1)
-            projected = _replaced(projected, again, self._project_within(chord, values[again], still))
+            own = None if measure is None else measure[again]
+            projected = _replaced(projected, again, self._project_within(chord, values[again], still, own))
         return dataclasses.replace(projected, codes=projected.codes.masked_fill(refused, int(ResultCode.REFUSED)))
 
-    def _project_within(self, chord: Chord, values: Table, fixed: ColumnMask) -> Projected:
+    def _project_within(self, chord: Chord, values: Table, fixed: ColumnMask, measure: Table | None) -> Projected:
         """Columns that leave their limits are held there, and the others take up the constraints (an active set)."""
         low, high = self.limits
-        projected = project_rounded(chord, values, fixed, self.steps)
+        if measure is not None:
+            # From the start at a limit rather than beyond it; what is fixed or pinned is where it should be.
+            beyond = ((values < low) | (values > high)) & ~fixed
+            values, fixed = torch.where(beyond, values.clamp(low, high), values), fixed | beyond
+        projected = project_rounded(chord, values, fixed, self.steps, measure)
         if not (low.isfinite() | high.isfinite()).any():
             return projected
         start, held = values, fixed
@@ -177,7 +191,8 @@ class Finisher:
                 break
             inside = projected.values.clamp(low, high)
             start, held = torch.where(outside, inside, start), held | outside
-            projected = _replaced(projected, rows, project_rounded(chord, start[rows], held[rows], self.steps))
+            own = None if measure is None else measure[rows]
+            projected = _replaced(projected, rows, project_rounded(chord, start[rows], held[rows], self.steps, own))
         outside = (((projected.values < low) | (projected.values > high)) & ~fixed).any(1)
         codes = torch.where(outside & (projected.codes == 0), int(ResultCode.MAX_STEPS), projected.codes)
         return Projected(projected.values, codes, standardised_move(projected.values, values, self.chord.scale))

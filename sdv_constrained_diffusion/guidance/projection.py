@@ -9,14 +9,22 @@ from dataclasses import dataclass
 
 import torch
 
+from sdv_constrained_diffusion._batches import SIZE
 from sdv_constrained_diffusion._types import ColumnMask, Jacobians, PerRow, Residuals, RowCodes, Table
 from sdv_constrained_diffusion.guidance.chord import Chord, standardised_move
+from sdv_constrained_diffusion.guidance.local import LocalSteps
 
 MARGIN = 0.01
 """Rows are projected to this share of the tolerance, so that a later change in the last digits does not undo them."""
 
 BLOCK = 1024
 """Rows projected at a time: as many as stay in the processor's cache."""
+
+MOST_ENTRIES = 2**20
+"""Equations times columns up to which rows have factorisations of their own."""
+
+LOCAL_ENTRIES = 2**24
+"""Entries of Jacobians of rows with factorisations of their own that are held at a time."""
 
 
 class ResultCode(enum.IntEnum):
@@ -48,60 +56,95 @@ class Projected:
     displacement: PerRow
 
 
-def project(chord: Chord, values: Table, fixed: ColumnMask, chord_steps: int = 12, newton_steps: int = 30) -> Projected:
-    """Moves rows the shortest way, in column standard deviations, to where the constraints hold.
+def project(
+    chord: Chord,
+    values: Table,
+    fixed: ColumnMask,
+    measure: Table | None = None,
+    chord_steps: int = 12,
+    newton_steps: int = 30,
+) -> Projected:
+    """Moves rows the shortest way to where the constraints hold.
 
     Args:
         chord: the constraints and their linearisation.
         values: constrained columns, shape (row, column), float64.
         fixed: columns that may not move, shape (row, column).
-        chord_steps: steps with the shared K before a row gets its own Jacobian.
+        measure: what counts as a move of one in each row, shape (row, column), in the columns' units; their standard
+            deviations when None, and in systems of more than `MOST_ENTRIES`, where one factorisation serves all rows.
+        chord_steps: steps with the Jacobian of typical rows before a row gets its own.
         newton_steps: steps with its own Jacobian before a row is given up.
     """
+    entries = len(chord.system.equations) * values.shape[1]
+    scale = torch.where(chord.scale > 0, chord.scale, 1.0)
+    measured = None if measure is None or entries > MOST_ENTRIES else measure / scale
+    block = BLOCK if measured is None else max(min(BLOCK, LOCAL_ENTRIES // entries // SIZE * SIZE), SIZE)
     parts = [
-        _project(chord, some, still, chord_steps, newton_steps)
-        for some, still in zip(values.split(BLOCK), fixed.split(BLOCK), strict=True)
+        _project(
+            chord, values[rows], fixed[rows], None if measured is None else measured[rows], chord_steps, newton_steps
+        )
+        for rows in torch.arange(len(values)).split(block)
     ]
     joined = (torch.cat([getattr(part, name) for part in parts]) for name in ('values', 'codes', 'displacement'))
     return Projected(*joined)
 
 
-def _project(chord: Chord, values: Table, fixed: ColumnMask, chord_steps: int, newton_steps: int) -> Projected:
-    projected, excess = _chord_steps(chord, values, fixed, chord_steps)
+def _project(
+    chord: Chord, values: Table, fixed: ColumnMask, measure: Table | None, chord_steps: int, newton_steps: int
+) -> Projected:
+    local = None if measure is None else chord.local(values, measure, fixed, own=False)
+    projected, excess = _chord_steps(chord, values, fixed, local, chord_steps)
     codes = torch.full((len(values),), ResultCode.CONVERGED, dtype=torch.int64)
     stragglers = (~(excess <= MARGIN)).nonzero()[:, 0]
-    if len(stragglers):
-        projected[stragglers] = _newton_steps(chord, values[stragglers], fixed[stragglers], newton_steps)
-        codes[stragglers] = _verdict(chord, projected[stragglers], fixed[stragglers])
+    if len(stragglers) and measure is not None:
+        local = chord.local(values[stragglers], measure[stragglers], fixed[stragglers], own=True)
+        found = _chord_steps(chord, values[stragglers], fixed[stragglers], local, chord_steps)
+        projected[stragglers], excess[stragglers] = found
+        stragglers = (~(excess <= MARGIN)).nonzero()[:, 0]
+    # What the rows' own measures call too dear may be the only way.
+    for own in [None] if measure is None else [measure, None]:
+        if len(stragglers):
+            some = None if own is None else own[stragglers]
+            moved = _newton_steps(chord, values[stragglers], fixed[stragglers], some, newton_steps)
+            projected[stragglers], codes[stragglers] = moved, _verdict(chord, moved, fixed[stragglers])
+            stragglers = stragglers[codes[stragglers] != ResultCode.CONVERGED]
     return Projected(projected, codes, standardised_move(projected, values, chord.scale))
 
 
-def _chord_steps(chord: Chord, values: Table, fixed: ColumnMask, num_steps: int) -> tuple[Table, PerRow]:
-    """Shared-K steps for each row until it is done or shrinks by less than half; rows, and their excess."""
+def _chord_steps(
+    chord: Chord, values: Table, fixed: ColumnMask, local: LocalSteps | None, num_steps: int
+) -> tuple[Table, PerRow]:
+    """Chord steps until a row is done or shrinks by less than half; rows, and their excess."""
     system = chord.system
     done, excess = values.clone(), values.new_full((len(values),), torch.inf)
     pending, current = torch.arange(len(values)), values
     for step in range(num_steps + 1):
         deviation = system.deviation(system.residual(current))
-        size = (deviation.abs() / system.tolerance).amax(1)
+        # Bounds of single columns are the caller's: steps in measures of their own know nothing of them.
+        asked = deviation if local is None else deviation.masked_fill(chord.bounds, 0)
+        size = (asked.abs() / system.tolerance).amax(1)
         going = (size > MARGIN) & (size <= 0.5 * excess[pending])
         done[pending], excess[pending] = current, size
         if step == num_steps or not going.any():
             break
         if not going.all():
             pending, current, deviation, fixed = pending[going], current[going], deviation[going], fixed[going]
-        current = chord.step(current, deviation, fixed)
+        if local is None:
+            current = chord.step(current, deviation, fixed)
+        else:
+            current = current + chord.scale * local.move(deviation / chord.equation_scale, pending)
     return done, excess
 
 
-def _newton_steps(chord: Chord, values: Table, fixed: ColumnMask, num_steps: int) -> Table:
+def _newton_steps(chord: Chord, values: Table, fixed: ColumnMask, measure: Table | None, num_steps: int) -> Table:
     r"""Levenberg-Marquardt per row: `u <- u - J^T (J J^T + \mu I)^{-1} h`, mu tenfold up or down (Marquardt 1963)."""
     system, current = chord.system, values.clone()
+    own = torch.ones_like(values) if measure is None else measure
     damping = values.new_full((len(values), 1, 1), 1e-6)
     deviation = chord.deviation(current)
     identity = torch.eye(len(system.equations), dtype=values.dtype)
     for _ in range(num_steps):
-        jacobian = _standardised_jacobian(chord, current, fixed, deviation)
+        jacobian = _standardised_jacobian(chord, current, fixed, deviation) * own[:, None, :]
         # An equation that no free column changes is judged in the end, and must not hide what the others gain.
         dead = (jacobian == 0).all(2) & ~system.idle(deviation)
         asked = deviation.masked_fill(dead, 0)
@@ -111,7 +154,7 @@ def _newton_steps(chord: Chord, values: Table, fixed: ColumnMask, num_steps: int
             break
         normal = jacobian @ jacobian.mT + damping * identity
         multiplier, _ = torch.linalg.solve_ex(normal, asked[:, :, None])
-        trial = current - (jacobian.mT @ multiplier)[:, :, 0] * chord.scale
+        trial = current - (jacobian.mT @ multiplier)[:, :, 0] * chord.scale * own
         trial_deviation = chord.deviation(trial)
         better = pending & (trial_deviation.masked_fill(dead, 0).norm(dim=1) < asked.norm(dim=1))
         current = torch.where(better[:, None], trial, current)

@@ -79,7 +79,9 @@ def attainable_steps(chord: Chord, values: Table, steps: Steps) -> list[float | 
     return found
 
 
-def project_rounded(chord: Chord, values: Table, fixed: ColumnMask, steps: Steps) -> Projected:
+def project_rounded(
+    chord: Chord, values: Table, fixed: ColumnMask, steps: Steps, measure: Table | None = None
+) -> Projected:
     """As `project`, but columns with a step are rounded to it.
 
     Args:
@@ -87,8 +89,9 @@ def project_rounded(chord: Chord, values: Table, fixed: ColumnMask, steps: Steps
         values: constrained columns, shape (row, column), float64.
         fixed: columns that may not move, shape (row, column); they are not rounded either.
         steps: of each column.
+        measure: as in `project`.
     """
-    projected = project(chord, values, fixed)
+    projected = project(chord, values, fixed, measure)
     # A constant column does not move, so it stands where it should.
     varies = (chord.scale > 0).tolist()
     stepped = {place: step for place, step in enumerate(steps) if step is not None and varies[place]}
@@ -99,7 +102,7 @@ def project_rounded(chord: Chord, values: Table, fixed: ColumnMask, steps: Steps
         column = torch.from_numpy(rounded(current[:, place].numpy(), stepped[place]))
         current[:, place] = torch.where(held[:, place], current[:, place], column)
         held[:, place] = True
-        current = project(chord, current, held).values
+        current = project(chord, current, held, measure).values
     feasible = chord.system.feasible(current)
     codes = torch.where(feasible, int(ResultCode.CONVERGED), projected.codes.clamp(min=int(ResultCode.MAX_STEPS)))
     return Projected(current, codes, standardised_move(current, values, chord.scale))

@@ -2,11 +2,13 @@
 
 import difflib
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int
 
 from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError
@@ -50,6 +52,23 @@ class Units:
                     f'Units needs {name} of {list(get_args(kind))}, but got {getattr(self, name)!r}. Pass one of them.'
                 )
 
+    @classmethod
+    def of(cls, units: 'Units | Mapping[str, Any] | None') -> 'Units':
+        """Units as they are, of their names and words, or by default.
+
+        Raises:
+            ConstraintError: a name or a word is unknown.
+        """
+        if isinstance(units, cls):
+            return units
+        known = list(cls.__annotations__)
+        if units is not None and not isinstance(units, Mapping):
+            raise ConstraintError(f'units needs Units(...) or a dictionary with keys of {known}, but got {units!r}.')
+        unknown = [name for name in units or () if name not in known]
+        if unknown:
+            raise ConstraintError(f'Units has {known}, but got {unknown[0]!r}. Pass units=Units(power=..., angle=...).')
+        return cls(**(units or {}))
+
     def factor(self, quantity: str, sn_mva: float) -> float:
         """What a column's numbers are multiplied by to be in MW, Mvar or degrees, generation positive."""
         if quantity == 'va_degree':
@@ -89,8 +108,9 @@ class PowerColumns:
 
         Raises:
             ConstraintError: `own_names` names a standard column that the grid does not have, or one column twice.
+            ColumnMissingError: `own_names` names a column that is not in `table`.
         """
-        units = units if isinstance(units, Units) else Units(**(units or {}))
+        units = Units.of(units)
         self.grid, self.units, self._who = grid, units, who
         self._own_names = dict(own_names or {})
         quantities = WIDE if table is None else KINDS
@@ -101,7 +121,8 @@ class PowerColumns:
         }
         self._check_names(standard)
         if table is not None:
-            present = {str(name) for name in table}
+            present = {str(name): None for name in table}
+            self._check_present(present)
             standard = {name: each for name, each in standard.items() if self._own_names.get(name, name) in present}
         self._standard = list(standard)
         self.names = tuple(self._own_names.get(name, name) for name in standard)
@@ -119,11 +140,10 @@ class PowerColumns:
         """The standard name of the column at a place in `names`."""
         return self._standard[place]
 
-    def selection(self, places: Int[np.ndarray, ' some']) -> Float[np.ndarray, 'some column']:
-        """Weights that pick columns by their places in `names`, in MW, Mvar, p.u., degrees or percent."""
-        weights = np.zeros((len(places), len(self.names)))
-        weights[np.arange(len(places)), places] = self.factors[places]
-        return weights
+    def selection(self, places: Int[np.ndarray, ' some']) -> sp.csr_matrix:
+        """Weights that pick columns by their places in `names`, in their quantity's unit, shape (some, column)."""
+        each = np.arange(len(places))
+        return sp.csr_matrix((self.factors[places], (each, places)), (len(places), len(self.names)))
 
     def states(self) -> Int[np.ndarray, ' state']:
         """Places in `names` of each node's magnitude, then of each node's angle, by its first bus; -1 where unseen."""
@@ -138,34 +158,31 @@ class PowerColumns:
         """The table's own names of some quantities' columns."""
         return [self.names[place] for quantity in quantities for place in self.of(quantity)[0].tolist()]
 
-    def injection(
-        self, power: Power
-    ) -> tuple[Bool[np.ndarray, ' bus'], Float[np.ndarray, 'bus column'], Float[np.ndarray, ' bus']]:
+    def injection(self, power: Power) -> tuple[Bool[np.ndarray, ' bus'], sp.csr_matrix, Float[np.ndarray, ' bus']]:
         """Each bus's net injection as a sum of columns: of its own column, or of those of its loads and generators.
 
         Returns:
-            which buses' injection the columns tell; the weight of each column in it; and what comes on top, in MW or
-            Mvar, generation positive.
+            which buses' injection the columns tell; the weight of each column in it, shape (bus, column); and what
+            comes on top, in MW or Mvar, generation positive.
         """
         missing, weights, rest = self._from_elements(power)
         places, buses = self.of(INJECTED[power])
-        weights[buses] = 0.0
-        weights[buses, places] = self.factors[places]
-        rest[buses], missing[buses] = 0.0, False
-        return ~missing, weights, np.where(missing, 0.0, rest)
+        summed = np.ones(len(rest))
+        summed[buses], rest[buses], missing[buses] = 0.0, 0.0, False
+        weights = sp.diags_array(summed) @ weights + self._at(buses, places)
+        return ~missing, sp.csr_matrix(weights), np.where(missing, 0.0, rest)
 
-    def balances(self, power: Power) -> tuple[list[int], Float[np.ndarray, 'some column'], Float[np.ndarray, ' some']]:
+    def balances(self, power: Power) -> tuple[list[int], sp.csr_matrix, Float[np.ndarray, ' some']]:
         """Buses whose injection has a column, and so have all their loads and generators: these must agree.
 
         Returns:
-            the buses' positions; and the weight of each column, and the constant, of what must be zero at each, in MW
-            or Mvar.
+            the buses' positions; and the weight of each column, shape (some, column), and the constant, of what must be
+            zero at each, in MW or Mvar.
         """
         missing, weights, rest = self._from_elements(power)
         places, buses = self.of(INJECTED[power])
-        both = ~missing[buses] & weights[buses].any(1)
-        difference = -weights[buses[both]]
-        difference[np.arange(both.sum()), places[both]] += self.factors[places[both]]
+        both = ~missing[buses] & (weights[buses].getnnz(axis=1) > 0)
+        difference = self.selection(places[both]) - weights[buses[both]]
         return buses[both].tolist(), difference, -rest[buses[both]]
 
     def require(self, available: Iterable[str]) -> None:
@@ -186,21 +203,23 @@ class PowerColumns:
         """What makes the same columns again, values that JSON can hold; the grid aside."""
         return {'columns': self._own_names, 'table': list(self.names), 'units': asdict(self.units)}
 
-    def _from_elements(
-        self, power: Power
-    ) -> tuple[Bool[np.ndarray, ' bus'], Float[np.ndarray, 'bus column'], Float[np.ndarray, ' bus']]:
+    def _from_elements(self, power: Power) -> tuple[Bool[np.ndarray, ' bus'], sp.csr_matrix, Float[np.ndarray, ' bus']]:
         """Injection by the columns of loads and generators: where one is missing, the weights, what comes on top."""
         grid, unit = self.grid, UNIT[power].lower()
-        weights, rest = np.zeros((len(grid.buses), len(self.names))), getattr(grid, f'rest_{unit}').copy()
+        weights, rest = self._at(np.zeros(0, int), np.zeros(0, int)), getattr(grid, f'rest_{unit}').copy()
         missing = np.isnan(rest)
         for quantity, at, sign in (
             (f'{power}d_{unit}', grid.load_at, -1.0),
             (f'{power}g_{unit}', grid.generator_at, 1.0),
         ):
             places, elements = self.of(quantity)
-            np.add.at(weights, (at[elements], places), sign * self.factors[places])
+            weights = weights + sign * self._at(at[elements], places)
             missing[np.delete(at, elements)] = True
         return missing, weights, rest
+
+    def _at(self, buses: Int[np.ndarray, ' some'], places: Int[np.ndarray, ' some']) -> sp.csr_matrix:
+        """Weights of columns, by their places in `names`, at buses, shape (bus, column)."""
+        return sp.csr_matrix((self.factors[places], (buses, places)), (len(self.grid.buses), len(self.names)))
 
     def _check_names(self, standard: Iterable[str]) -> None:
         unknown = [name for name in self._own_names if name not in standard]
@@ -213,8 +232,14 @@ class PowerColumns:
                 "with table= those of loads, generators and branches (power.tables), such as 'pd_mw_0'."
             )
 
+    def _check_present(self, table: Iterable[str]) -> None:
+        for standard, own in self._own_names.items():
+            if own not in table:
+                hint = f'Mend columns={{{standard!r}: ...}}, or leave it out if the table lacks it.'
+                raise ColumnMissingError.of(self._who, own, table, hint)
+
     def _check_twice(self) -> None:
-        twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        twice = sorted(name for name, times in Counter(self.names).items() if times > 1)
         if twice:
             raise ConstraintError(
                 f'{self._who} needs a column of its own for every quantity, but {twice[0]!r} is used for several. '

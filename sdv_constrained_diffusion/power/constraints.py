@@ -2,9 +2,11 @@
 
 import copy
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -17,6 +19,9 @@ from sdv_constrained_diffusion.power.grid import Grid
 from sdv_constrained_diffusion.power.implied import ImpliedQuantities
 from sdv_constrained_diffusion.power.states import UnseenVoltages, Voltages
 from sdv_constrained_diffusion.power.tables import FLOWS
+
+POWERS = ('p_mw', 'q_mvar', 'pd_mw', 'qd_mvar', 'pg_mw', 'qg_mvar', *FLOWS[:4])
+"""Quantities in MW or Mvar."""
 
 
 class PowerFlow(Constraint):
@@ -162,12 +167,12 @@ class PowerFlow(Constraint):
         """
         values = self._read(table)
         by_states = -self._implied_jacobian(self._voltages(values, self._linear(values)))
-        own = self._weights.to_dense().to(values).expand(len(values), -1, -1).clone()
+        weights = self._weights.to_dense()[:, : len(self.columns)]
+        own = weights.to(values).expand(len(values), -1, -1).clone()
         seen = self._states_at >= 0
         own[:, :, self._states_at[seen]] += by_states[:, :, seen] * self._per_column[seen].to(values)
         if self._unseen is not None:
-            by_unseen = by_states[:, :, self._unseen.where]
-            own = own + by_unseen @ self._unseen.sensitivity(by_states, own)
+            own = self._unseen.eliminated(by_states, own)
         if tuple(table.names) == self.columns:
             return own
         position = {name: index for index, name in enumerate(table.names)}
@@ -186,34 +191,35 @@ class PowerFlow(Constraint):
     def misreadings(self) -> Iterable[Misreading]:
         """The usual mistakes: powers in the other unit, angles in the other unit, the other sign."""
         sn_mva, units = self.grid.sn_mva, self._found.units
-        powers_of = self._found.names_of('p_mw', 'q_mvar', 'pd_mw', 'qd_mvar', 'pg_mw', 'qg_mvar', *FLOWS[:4])
+        quantities = [each for each in POWERS if self._found.names_of(each)]
+        powers_of = self._found.names_of(*quantities)
         angles, signed = self._found.names_of('va_degree'), self._found.names_of('p_mw', 'q_mvar')
-        to_mw = units.power == 'MW'
+        to_mw, degrees = units.power == 'MW', units.angle == 'degree'
         if sn_mva != 1 and powers_of:
+            *most, last = [f'{each}_*' for each in quantities]
+            named = f'{", ".join(most)} and {last}' if most else last
+            other = replace(units, power='p.u.' if to_mw else 'MW')
             yield Misreading(
                 cause=f'the powers are in per unit on {sn_mva:g} MVA instead of MW and Mvar'
                 if to_mw
                 else f'the powers are in MW and Mvar instead of per unit on {sn_mva:g} MVA',
-                remedy=f'multiply the columns p_mw_* and q_mvar_* by {sn_mva:g}, or pass units=Units(power='
-                f'{"p.u." if to_mw else "MW"!r})',
+                remedy=f'{"multiply" if to_mw else "divide"} the columns {named} by {sn_mva:g}, or pass units={other}',
                 reread=lambda table: self._scaled(table, powers_of, sn_mva if to_mw else 1 / sn_mva),
             )
         if angles:
-            degrees = units.angle == 'degree'
+            other = replace(units, angle='radian' if degrees else 'degree')
             yield Misreading(
-                cause=f'the angles are in {"radians" if degrees else "degrees"} instead of '
-                f'{"degrees" if degrees else "radians"}',
-                remedy=f'convert the columns va_degree_* with numpy.{"degrees" if degrees else "radians"}, or pass '
-                f'units=Units(angle={"radian" if degrees else "degree"!r})',
+                cause=f'the angles are in {other.angle}s instead of {units.angle}s',
+                remedy=f'convert the columns va_degree_* with numpy.{units.angle}s, or pass units={other}',
                 reread=lambda table: self._scaled(
                     table, angles, DEGREES_PER_RADIAN if degrees else 1 / DEGREES_PER_RADIAN
                 ),
             )
         if signed:
-            other = {'generation': 'load', 'load': 'generation'}[units.sign]
+            other = replace(units, sign='load' if units.sign == 'generation' else 'generation')
             yield Misreading(
-                cause=f'the powers count {other} as positive instead of {units.sign}',
-                remedy=f'change the sign of the columns p_mw_* and q_mvar_*, or pass units=Units(sign={other!r}); for '
+                cause=f'the powers count {other.sign} as positive instead of {units.sign}',
+                remedy=f'change the sign of the columns p_mw_* and q_mvar_*, or pass units={other}; for '
                 'a pandapower network that has shunts, use sdv_constrained_diffusion.power.nets.result_row, which also '
                 'takes the shunts out of net.res_bus',
                 reread=lambda table: self._scaled(table, signed, -1.0),
@@ -234,8 +240,8 @@ class PowerFlow(Constraint):
         """Writes the equations as `W v + c - G(states)`: of each a row of W, c, name and unit; those with G first."""
         grid, found = self.grid, self._found
         laws, wanted = _Laws(len(self.columns)), []
-        at_node = np.zeros((len(grid.y_bus), len(grid.buses)))
-        at_node[grid.node, np.arange(len(grid.buses))] = 1.0
+        each = np.arange(len(grid.buses))
+        at_node = sp.csr_matrix((np.ones(len(each)), (grid.node, each)), (len(grid.y_bus), len(each)))
         for power, quantity in INJECTED.items():
             known, weights, rest = found.injection(power)
             (nodes,) = np.nonzero(at_node @ ~known == 0)
@@ -243,8 +249,8 @@ class PowerFlow(Constraint):
             laws.add(names, UNIT[power], (at_node @ weights)[nodes], (at_node @ rest)[nodes])
             wanted.append((quantity, nodes))
         for quantity, unit in zip(FLOWS, ('MW', 'Mvar', 'MW', 'Mvar', '%'), strict=True):
-            places, elements = found.of(quantity)
-            names = [f'{quantity.rsplit("_", 1)[0]} of {grid.labels(quantity)[each]}' for each in elements.tolist()]
+            (places, elements), labels = found.of(quantity), grid.labels(quantity)
+            names = [f'{quantity.rsplit("_", 1)[0]} of {labels[each]}' for each in elements.tolist()]
             laws.add(names, unit, found.selection(places))
             wanted.append((quantity, grid.ends(quantity)[elements]))
         for quantity, unit in (('vm_pu', 'p.u.'), ('va_degree', 'degree')):
@@ -263,7 +269,7 @@ class PowerFlow(Constraint):
             laws.add(names, UNIT[power], weights, constants)
         self._implied = ImpliedQuantities(grid, wanted)
         self._names, self.unit = laws.names, laws.units
-        self._weights, self._constants = packed(np.concatenate(laws.weights)), torch.tensor(laws.constants).double()
+        self._weights, self._constants = packed(sp.vstack(laws.weights)), torch.tensor(laws.constants).double()
         self._states_at = torch.from_numpy(found.states())
         factors = torch.from_numpy(np.append(found.factors, 1.0))[self._states_at]
         in_radians = torch.arange(len(factors)) >= len(grid.y_bus)
@@ -338,10 +344,10 @@ class _Laws:
     def __init__(self, num_columns: int) -> None:
         self.names: list[str] = []
         self.units: list[str] = []
-        self.weights: list[np.ndarray] = [np.zeros((0, num_columns))]
+        self.weights: list[sp.csr_matrix] = [sp.csr_matrix((0, num_columns))]
         self.constants: list[float] = []
 
-    def add(self, names: list[str], unit: str, weights: np.ndarray, constants: np.ndarray | None = None) -> None:
+    def add(self, names: list[str], unit: str, weights: sp.csr_matrix, constants: np.ndarray | None = None) -> None:
         """Equations of one kind: their names, and of each a row of weights and a constant, 0 by default."""
         self.names += names
         self.units += [unit] * len(names)

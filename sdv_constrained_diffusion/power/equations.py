@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sdv_constrained_diffusion._batches import SIZE
+
 Nodes = Float[Tensor, 'row node']
 """One number per node of the grid."""
 
@@ -33,7 +35,7 @@ class Admittances:
 
     Attributes:
         at: shape (terminal,), the node of each terminal.
-        g: shape (terminal, node), real part of Y, per unit; in CSR form on large grids.
+        g: shape (terminal, node), real part of Y, per unit, as `packed`.
         b: shape (terminal, node), its imaginary part.
     """
 
@@ -64,9 +66,9 @@ class Admittances:
         """Real and imaginary part of the currents at voltages `e + jf`, p.u."""
         return product(e, self.g) - product(f, self.b), product(f, self.g) + product(e, self.b)
 
-    def entries(self) -> tuple[Tensor, Tensor]:
+    def entries(self, nodes: int) -> tuple[Tensor, Tensor]:
         """Both parts as they are written, zeros included, shape (terminal, node)."""
-        return self.g.to_dense(), self.b.to_dense()
+        return self.g.to_dense()[:, :nodes], self.b.to_dense()[:, :nodes]
 
 
 def powers(vm: Nodes, va: Nodes, y: Admittances) -> tuple[Terminals, Terminals]:
@@ -108,7 +110,7 @@ def power_jacobians(
         dP/dvm, dP/dva, dQ/dvm, dQ/dva, each of shape (row, terminal, node), p.u. per p.u. and p.u. per radian.
     """
     y = y.to(vm)
-    g, b_bus = y.entries()
+    g, b_bus = y.entries(vm.shape[1])
     e, f = vm * va.cos(), vm * va.sin()
     e_t, f_t = e[:, y.at, None], f[:, y.at, None]
     cosine = e_t * e[:, None, :] + f_t * f[:, None, :]  # vm_t vm_k cos(va_t - va_k)
@@ -122,17 +124,24 @@ def power_jacobians(
 
 
 def packed(matrix: Any) -> Tensor:
-    """A real matrix as a tensor: dense with few columns, else CSR. Takes numpy's and scipy's."""
+    """A real matrix as a tensor: with few columns dense, filled up with columns of zeros; else CSR.
+
+    Rows of an odd length lie in memory otherwise from one to the next, and a product of them rounds otherwise.
+
+    Args:
+        matrix: numpy's or scipy's.
+    """
     rows = sp.csr_matrix(matrix)
     if rows.shape[1] <= DENSE_NODES:
-        return torch.from_numpy(rows.toarray())
+        return torch.nn.functional.pad(torch.from_numpy(rows.toarray()), (0, -rows.shape[1] % SIZE))
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning)  # torch calls the format a beta, once in a process
-        return torch.from_numpy(rows.toarray()).to_sparse_csr()
+        first, place, entry = (torch.from_numpy(part) for part in (rows.indptr, rows.indices, rows.data))
+        return torch.sparse_csr_tensor(first, place, entry, rows.shape)
 
 
 def product(rows: Float[Tensor, 'row many'], matrix: Tensor) -> Float[Tensor, 'row few']:
     """`rows @ matrix.T` with a packed matrix, shape (few, many)."""
     if matrix.layout == torch.strided:
-        return rows @ matrix.T
+        return torch.nn.functional.pad(rows, (0, matrix.shape[1] - rows.shape[1])) @ matrix.T
     return (matrix @ rows.T.contiguous()).T

@@ -165,30 +165,32 @@ class Grid:
         """The grid with branches out of service, exactly as pandapower would read it then, but for its own voltages.
 
         Args:
-            outages: labels such as 'line_3'; 'trafo3w_0' takes out all three windings.
+            outages: labels such as 'line_3'; 'trafo3w_0' takes out all three windings, which go together only.
 
         Raises:
-            GridError: a label is unknown, or buses lose their connection to the slack.
+            GridError: a label is unknown, or buses lose their connection to a slack.
         """
         y_bus, y_ends, loading = self.y_bus.copy(), self.y_ends.tolil(copy=True), self.loading_per_pu.copy()
-        of_end = np.array(self.branches, dtype=object)[self.end_branch]
+        elements = [each.rpartition('_')[0] if each.startswith('trafo3w') else each for each in self.branches]
+        of_end = np.array(elements, dtype=object)[self.end_branch]
         for outage in outages:
-            gone = np.array([label == outage or label.rpartition('_')[0] == outage for label in of_end], dtype=bool)
-            if not gone.any() or outage in nets.ENDS:
-                close = difflib.get_close_matches(outage, self.branches, n=3) or list(self.branches[:3])
+            gone = of_end == outage
+            if not gone.any():
+                known = list(dict.fromkeys(elements))
+                close = difflib.get_close_matches(outage, known, n=3) or known[:3]
                 raise GridError(
                     f'Grid.without needs branches of {self.name!r}, but {outage!r} is none. Labels are such as '
                     f'{", ".join(map(repr, close))}.'
                 )
             np.subtract.at(y_bus, self.end_node[gone], self.y_ends[gone].toarray())
             y_ends[gone] = 0.0
-            loading[gone] = 0.0
+            loading[gone] *= 0.0
         linked = np.abs(y_bus) > LINKED * np.abs(self.y_bus).max()
-        parts, part = sp.csgraph.connected_components(sp.csr_matrix(linked), directed=False)
-        if parts > 1:
-            away = part[self.node] != part[int((self.kind == SLACK).argmax())]
+        _, part = sp.csgraph.connected_components(sp.csr_matrix(linked), directed=False)
+        away = ~np.isin(part, part[self.kind == SLACK])[self.node]
+        if away.any():
             raise GridError(
-                f'Grid.without needs every bus connected to the slack, but without {", ".join(outages)} the buses '
+                f'Grid.without needs every bus connected to a slack, but without {", ".join(outages)} the buses '
                 f'{[bus for bus, lost in zip(self.buses, away, strict=True) if lost]} of {self.name!r} are not. Leave '
                 'this outage out.'
             )

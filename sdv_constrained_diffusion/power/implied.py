@@ -30,27 +30,35 @@ class ImpliedQuantities:
 
     def __init__(self, grid: Grid, wanted: Wanted) -> None:
         """Chooses the quantities, in this order."""
-        self._sn_mva = grid.sn_mva
-        self._wanted = [(quantity, torch.as_tensor(at)) for quantity, at in wanted if len(at)]
-        self._nodes = Admittances.of(grid.y_bus)
-        self._ends = Admittances.of(grid.y_ends, grid.end_node)
-        self._flowing = any(quantity not in AT_NODES for quantity, _ in self._wanted)
-        self._per_pu = torch.from_numpy(grid.loading_per_pu).nan_to_num(0.0)
-        self._other = _other_ends(grid)
+        self._sn_mva, self._asked = grid.sn_mva, list(wanted)
+        other, at_nodes = _other_ends(grid), np.zeros(0, dtype=np.int64)
+        flows = [at for quantity, at in wanted if quantity not in AT_NODES]
+        # Only the ends that are asked for, and those on the other side of their branches.
+        used = np.unique(np.concatenate([at_nodes, *flows, *(other[at] for at in flows)]))
+        self._ends = Admittances.of(grid.y_ends[used], grid.end_node[used])
+        self._per_pu = torch.from_numpy(grid.loading_per_pu[used]).nan_to_num(0.0)
+        self._other = torch.from_numpy(np.searchsorted(used, other[used]))
+        self._flowing = len(used) > 0
+        self._nodes = Admittances.of(grid.y_bus) if any(quantity in AT_NODES for quantity, _ in wanted) else None
+        self._wanted = [
+            (quantity, torch.as_tensor(at if quantity in AT_NODES else np.searchsorted(used, at)))
+            for quantity, at in wanted
+            if len(at)
+        ]
 
     def on(self, grid: Grid) -> 'ImpliedQuantities':
         """The same quantities on another state of the grid."""
-        return ImpliedQuantities(grid, [(quantity, at.numpy()) for quantity, at in self._wanted])
+        return ImpliedQuantities(grid, self._asked)
 
     def values(self, vm: Nodes, va: Nodes) -> Implied:
         """The quantities, in MW, Mvar, MVA, percent or degrees."""
-        at_nodes = dict(zip(AT_NODES, powers(vm, va, self._nodes), strict=True))
+        at_nodes = {} if self._nodes is None else dict(zip(AT_NODES, powers(vm, va, self._nodes), strict=True))
         p, q = powers(vm, va, self._ends) if self._flowing else (vm[:, :0], vm[:, :0])
         return torch.cat([vm[:, :0], *(self._value(each, at, vm, va, at_nodes, p, q) for each, at in self._wanted)], 1)
 
     def jacobian(self, vm: Nodes, va: Nodes) -> ImpliedJacobians:
         """Their derivatives by magnitudes (per p.u.) and angles (per radian), shape (row, wanted, 2 node)."""
-        by_nodes = dict(zip(AT_NODES, _by_states(vm, va, self._nodes), strict=True))
+        by_nodes = {} if self._nodes is None else dict(zip(AT_NODES, _by_states(vm, va, self._nodes), strict=True))
         nothing = vm.new_zeros(len(vm), 0, 2 * vm.shape[1])
         p, q, by_p, by_q = vm[:, :0], vm[:, :0], nothing, nothing
         if self._flowing:
@@ -124,11 +132,11 @@ def _by_states(vm: Nodes, va: Nodes, y: Admittances) -> tuple[Tensor, Tensor]:
     return torch.cat([p_vm, p_va], dim=2), torch.cat([q_vm, q_va], dim=2)
 
 
-def _other_ends(grid: Grid) -> Tensor:
+def _other_ends(grid: Grid) -> Int[np.ndarray, ' end']:
     """Shape (end,): the other end of each end's branch, or itself where that is at no bus."""
     other = np.arange(len(grid.end_branch))
     order = np.argsort(grid.end_branch, kind='stable')
     first, second = order[:-1], order[1:]
     pair = grid.end_branch[first] == grid.end_branch[second]
     other[first[pair]], other[second[pair]] = second[pair], first[pair]
-    return torch.from_numpy(other)
+    return other

@@ -27,6 +27,10 @@ BOUNDED = {
 """Quantities whose columns have limits: pandapower's name of it in `min_...` and `max_...`, and the unit."""
 
 
+UNHEARD_OF = 2.0
+"""Voltage in p.u. that no bus without a limit has."""
+
+
 class OperatingLimits(Constraint):
     """What an operating point must not exceed.
 
@@ -69,6 +73,7 @@ class OperatingLimits(Constraint):
         self.grid, self.tolerance_pu, self._limits = grid, tolerance_pu, dict(limits)
         self._found = found = PowerColumns(grid, columns, table, units, self.name)
         self._check(self._limits)
+        self._highest = self._highest_voltages()
         band = {quantity: self._own_columns(quantity) for quantity in BOUNDED}
         states = found.states()
         seen = (states[: len(grid.y_bus)] >= 0) & (states[len(grid.y_bus) :] >= 0)
@@ -233,30 +238,33 @@ class OperatingLimits(Constraint):
         for end, branch in enumerate(grid.end_branch.tolist()):
             name = column(quantity, grid.branches[branch])
             both = np.flatnonzero(grid.end_branch == branch)
-            if name not in self._limits or not seen[grid.end_node[both]].all():
+            # The power of a winding depends on the voltages at all three.
+            nodes = [*grid.end_node[both], *grid.y_ends[both].indices]
+            if name not in self._limits or not seen[nodes].all():
                 continue
             # Both ends of a branch may carry the larger power; of the others one end stands for the branch.
             if (quantity != APPARENT and per_branch[branch]) or (quantity == ANGLE and len(both) < 2):
                 continue
-            if self._may_bind(quantity, end, both, self._limits[name][1]):
+            if self._may_bind(quantity, end, both, *self._limits[name]):
                 per_branch[branch] += 1
                 ends.append(end)
         return np.array(ends, dtype=np.int64), [grid.branches[grid.end_branch[end]] for end in ends]
 
-    def _may_bind(self, quantity: str, end: int, both: np.ndarray, limit: float) -> bool:
+    def _may_bind(self, quantity: str, end: int, both: np.ndarray, low: float, high: float) -> bool:
         """Whether voltages within their bands can exceed the limit."""
         if quantity == ANGLE:
-            return bool(np.isfinite(limit))
-        highest = np.array([self._highest(node) for node in range(len(self.grid.y_bus))])
-        current = np.abs(self.grid.y_ends[both].toarray()) @ np.where(np.isfinite(highest), highest, 2.0)
+            return bool(np.isfinite([low, high]).any())
+        current = np.abs(self.grid.y_ends[both].toarray()) @ self._highest
         if quantity == APPARENT:
-            return bool(limit < self.grid.sn_mva * current[both == end][0] * min(highest[self.grid.end_node[end]], 2.0))
-        return bool(limit < np.nanmax(current * self.grid.loading_per_pu[both]))
+            return bool(high < self.grid.sn_mva * current[both == end][0] * self._highest[self.grid.end_node[end]])
+        return bool(high < np.nan_to_num(current * self.grid.loading_per_pu[both]).max())
 
-    def _highest(self, node: int) -> float:
-        """Upper limit of a node's magnitude."""
-        buses = np.array(self.grid.buses)[self.grid.node == node]
-        return min(self._limits.get(column('vm_pu', bus), (0.0, np.inf))[1] for bus in buses)
+    def _highest_voltages(self) -> np.ndarray:
+        """Upper limit of each node's magnitude, shape (node,); where there is none, more than there ever is."""
+        highest = np.full(len(self.grid.y_bus), np.inf)
+        of_bus = [self._limits.get(column('vm_pu', bus), (0.0, np.inf))[1] for bus in self.grid.buses]
+        np.minimum.at(highest, self.grid.node, of_bus)
+        return np.where(np.isfinite(highest), highest, UNHEARD_OF)
 
     def _write(self, band: Mapping[str, list[int]], wanted: Mapping[str, tuple[np.ndarray, list[str]]]) -> None:
         """Limits, tolerances, units and names of all equations."""
@@ -322,25 +330,32 @@ def _of_generators(net: Any, grid: Grid) -> dict[str, tuple[float, float]]:
 
 
 def _of_branches(net: Any, grid: Grid, flow_limit: FlowLimit) -> dict[str, tuple[float, float]]:
-    """Ratings of lines and transformers with a `max_loading_percent`, as pandapower's optimal power flow reads them."""
+    """Ratings of lines and transformers with a `max_loading_percent`, as pandapower's optimal power flow reads them.
+
+    Of a three-winding transformer that is the rating of each winding.
+    """
     found: dict[str, tuple[float, float]] = {}
     for label in grid.branches:
-        table, _, index = label.partition('_')
-        if table not in ('line', 'trafo') or 'max_loading_percent' not in net[table]:
+        table, index, *winding = label.split('_')
+        if 'max_loading_percent' not in net[table]:
             continue
         element = net[table].loc[int(index)]
         share = float(element['max_loading_percent'])
-        if np.isnan(share):
-            continue
-        if flow_limit == 'current':
-            found[column('loading_percent', label)] = (-np.inf, share)
-        elif table == 'line':
-            kv = net.bus.at[element['from_bus'], 'vn_kv']
-            rating = np.sqrt(3) * kv * element['max_i_ka'] * element['df'] * element['parallel']
-            found[column(APPARENT, label)] = (-np.inf, share / 100 * rating)
-        else:
-            found[column(APPARENT, label)] = (
-                -np.inf,
-                share / 100 * element['sn_mva'] * element['df'] * element['parallel'],
-            )
+        rating_mva = _rating_mva(net, table, element, *winding)
+        # Zero is pandapower's word for no limit.
+        if share > 0 and rating_mva > 0:
+            quantity, limit = {
+                'current': ('loading_percent', share),
+                'apparent': (APPARENT, share / 100 * rating_mva),
+            }[flow_limit]
+            found[column(quantity, label)] = (-np.inf, limit)
     return found
+
+
+def _rating_mva(net: Any, table: str, element: pd.Series, winding: str = '') -> float:
+    if table == 'line':
+        kv = net.bus.at[element['from_bus'], 'vn_kv']
+        return float(np.sqrt(3) * kv * element['max_i_ka'] * element['df'] * element['parallel'])
+    if table == 'trafo':
+        return float(element['sn_mva'] * element['df'] * element['parallel'])
+    return float(element[f'sn_{winding}_mva']) if winding else np.nan

@@ -16,7 +16,9 @@ import pandas as pd
 from sdv_constrained_diffusion.errors import GridError, MissingExtraError
 from sdv_constrained_diffusion.power.tables import KINDS, WIDE, column
 
-MODEL_OPTIONS = ('trafo_model', 'trafo3w_losses', 'switch_rx_ratio', 'consider_line_temperature')
+MODEL_OPTIONS = (
+    'trafo_model', 'trafo3w_losses', 'switch_rx_ratio', 'consider_line_temperature', 'neglect_open_switch_branches',
+)  # fmt: skip
 """pandapower's user options that shape the admittances; the others choose a solver or an operating point."""
 
 UNSUPPORTED = {
@@ -206,17 +208,19 @@ def loading_per_pu(net: Any, ends: list[BranchEnd]) -> np.ndarray:
 
 
 def _rating_ka(net: Any, end: BranchEnd) -> float:
-    """The current that is 100 % of a branch's loading, as pandapower's `trafo_loading='current'` has it."""
+    """The current that is 100 % of a branch's loading, as pandapower has it by default; NaN if none."""
     element = net[end.table].loc[end.index]
     if end.table == 'line':
-        return element['max_i_ka'] * element['df'] * element['parallel']
-    if end.table == 'trafo':
-        rating_mva = element['sn_mva'] * element['df'] * element['parallel']
+        rating_ka = element['max_i_ka'] * element['df'] * element['parallel']
+    elif end.table == 'trafo':
+        rating_ka = element['sn_mva'] * element['df'] * element['parallel']
     elif end.table == 'trafo3w':
-        rating_mva = element[f'sn_{end.name}_mva']
+        rating_ka = element[f'sn_{end.name}_mva']
     else:
         return np.nan
-    return rating_mva / (np.sqrt(3) * element[f'vn_{end.name}_kv'])
+    if end.table != 'line':
+        rating_ka = rating_ka / (np.sqrt(3) * element[f'vn_{end.name}_kv'])
+    return rating_ka if rating_ka > 0 else np.nan
 
 
 def solve(net: Any, who: str, **options: Any) -> Any:

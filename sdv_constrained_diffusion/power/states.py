@@ -3,8 +3,8 @@ r"""Voltages that a table does not hold: they are solved for, so that the laws t
 With the seen columns u, the unseen voltages x and the equations h(u, x), the derivative by x at the network's own
 operating point `x_0` is `U S V^T` (singular values; the parts that are zero left out). Then `x = x_0 + V z`, where z
 is the solution of `K_0 h(u, x_0 + V z) = 0` with `K_0 = S^{-1} U^T`: as many equations as unknowns, and `h = 0`
-wherever a row is feasible. Directions that no equation asks for, such as a common turn of all angles, stay at rest. What
-is left of h is the residual. Its derivative follows from the implicit function theorem,
+wherever a row is feasible. Directions that no equation asks for, such as a common turn of all angles, stay at rest.
+What is left of h is the residual. Its derivative follows from the implicit function theorem,
 `\partial x / \partial u = -V (K_0 h_x V)^{-1} K_0 h_u`.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sdv_constrained_diffusion._batches import SIZE, filled
 from sdv_constrained_diffusion._types import Residuals
-from sdv_constrained_diffusion.power.equations import Nodes
+from sdv_constrained_diffusion.power.equations import DENSE_NODES, Nodes
 
 CHORD_STEPS = 40
 NEWTON_STEPS = 40
@@ -41,8 +41,9 @@ class UnseenVoltages:
 
     Attributes:
         where: places of the unseen ones among all magnitudes, then all angles, shape (unseen,).
-        gain: `K_0`, shape (unknown, equation).
-        along: `V`, shape (unseen, unknown).
+        num_unknowns: how many equations are used up by the search.
+        gain: `K_0`, shape (unknown, equation), both filled up to whole sizes.
+        along: `V`, shape (unseen, unknown), filled up likewise.
     """
 
     def __init__(self, where: Tensor, at_rest: Float[Tensor, 'equation state']) -> None:
@@ -55,12 +56,8 @@ class UnseenVoltages:
         self.where = where
         left, sizes, right = torch.linalg.svd(at_rest[:, where], full_matrices=False)
         told = sizes > RANK_TOLERANCE * sizes.amax() if len(sizes) else sizes > 0
-        self.gain, self.along = (left[:, told] / sizes[told]).T.contiguous(), right[told].T.contiguous()
-
-    @property
-    def num_unknowns(self) -> int:
-        """How many equations are used up by the search."""
-        return len(self.gain)
+        self.num_unknowns = int(told.sum())
+        self.gain, self.along = _padded((left[:, told] / sizes[told]).T), _padded(right[told].T)
 
     def solve(
         self,
@@ -88,21 +85,25 @@ class UnseenVoltages:
         nearer = (left < self._image(linear - implied(voltages)).norm(dim=1))[:, None]
         vm, va = (torch.where(nearer, at, start) for at, start in zip(chord, voltages, strict=True))
         found_vm, found_va = chord[0].clone(), chord[1].clone()
-        for rows in lost.split(SIZE):
-            some = filled(rows[:, None])[:, 0]
+        # Derivatives of a large grid fill the memory: row by row there.
+        small = voltages[0].shape[1] <= DENSE_NODES
+        for rows in lost.split(SIZE if small else 1):
+            some = filled(rows[:, None])[:, 0] if small else rows
             few_vm, few_va = self._newton((vm[some], va[some]), linear[some], implied, derivative)
             found_vm[rows], found_va[rows] = few_vm[: len(rows)], few_va[: len(rows)]
         return found_vm, found_va
 
-    def sensitivity(self, derivative: Tensor, by: Tensor) -> Tensor:
-        """Derivative of the unseen voltages by columns, shape (row, unseen, column).
+    def eliminated(self, derivative: Tensor, by: Tensor) -> Tensor:
+        """Derivative of the mismatch by columns when the unseen voltages follow, shape (row, equation, column).
 
         Args:
             derivative: of the mismatch by all states, shape (row, equation, state).
-            by: derivative of the mismatch by the columns, shape (row, equation, column).
+            by: derivative of the mismatch by the columns alone, shape (row, equation, column).
         """
-        along = self.along.to(by)
-        return -(along @ torch.linalg.solve_ex(self._inner(derivative), self.gain.to(by) @ by)[0])
+        by_unseen, whole = self._by_unseen(derivative), _padded(by)
+        image = _each(self.gain.to(by), whole)
+        follow = _each(self.along.to(by), torch.linalg.solve_ex(self._inner(by_unseen), image)[0])
+        return (whole - _each(by_unseen, follow))[:, : by.shape[1], : by.shape[2]]
 
     def newton(self, voltages: Voltages, mismatch: Tensor, derivative: Tensor) -> Voltages:
         """One step of Newton's method: at a solution it moves nothing but brings the implicit derivative.
@@ -117,7 +118,8 @@ class UnseenVoltages:
     def _moved(self, voltages: Voltages, move: Tensor) -> Voltages:
         """Unseen voltages less a move, shape (row, unknown)."""
         states = torch.cat(voltages, dim=1)
-        states = states.index_add(1, self.where.to(states.device), -move @ self.along.to(move).T)
+        step = (move @ self.along.to(move).T)[:, : len(self.where)]
+        states = states.index_add(1, self.where.to(states.device), -step)
         vm, va = states.chunk(2, dim=1)
         return vm, va
 
@@ -159,13 +161,31 @@ class UnseenVoltages:
 
     def _newton_move(self, image: Tensor, derivative: Tensor) -> Tensor:
         """`(K_0 h_x V)^{-1} K_0 h`, shape (row, unknown)."""
-        return torch.linalg.solve_ex(self._inner(derivative), image[:, :, None])[0][:, :, 0]
+        inner = self._inner(self._by_unseen(derivative))
+        return torch.linalg.solve_ex(inner, image[:, :, None])[0][:, :, 0]
 
     def _image(self, mismatch: Tensor) -> Tensor:
         """`K_0 h`, shape (row, unknown)."""
-        return mismatch @ self.gain.to(mismatch).T
+        whole = torch.nn.functional.pad(mismatch, (0, -mismatch.shape[1] % SIZE))
+        return whole @ self.gain.to(mismatch).T
 
-    def _inner(self, derivative: Tensor) -> Tensor:
+    def _by_unseen(self, derivative: Tensor) -> Tensor:
+        """`h_x`, shape (row, equation, unseen)."""
+        return _padded(derivative[:, :, self.where.to(derivative.device)])
+
+    def _inner(self, by_unseen: Tensor) -> Tensor:
         """`K_0 h_x V`, shape (row, unknown, unknown)."""
-        by_unseen = derivative[:, :, self.where.to(derivative.device)]
-        return self.gain.to(derivative) @ by_unseen @ self.along.to(derivative)
+        inner = _each(_each(self.gain.to(by_unseen), by_unseen), self.along.to(by_unseen))
+        filling = torch.arange(inner.shape[1]) >= self.num_unknowns
+        return inner + torch.diag(filling).to(inner)
+
+
+def _padded(matrix: Tensor) -> Tensor:
+    """Zeros to whole sizes in the last two axes: matrices of whole sizes lie in memory alike, and round alike."""
+    return torch.nn.functional.pad(matrix, (0, -matrix.shape[-1] % SIZE, 0, -matrix.shape[-2] % SIZE))
+
+
+def _each(left: Tensor, right: Tensor) -> Tensor:
+    """Products of each row's own matrices, of which one factor may be the same for all."""
+    rows = max(each.shape[0] for each in (left, right) if each.ndim == 3)
+    return torch.bmm(left.expand(rows, -1, -1), right.expand(rows, -1, -1))

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from sdv_constrained_diffusion._batches import filled
-from sdv_constrained_diffusion._types import Jacobians, Residuals
+from sdv_constrained_diffusion._types import Jacobians, Residuals, Table
 from sdv_constrained_diffusion.constraints.base import Constraint, Misreading, TableView
+from sdv_constrained_diffusion.constraints.system import LARGE
 from sdv_constrained_diffusion.errors import ConstraintError
 from sdv_constrained_diffusion.power.constraints import PowerFlow
 from sdv_constrained_diffusion.power.grid import Grid
@@ -42,8 +43,14 @@ class ByTopology(Constraint):
             column: the column that names them.
 
         Raises:
-            GridError: a topology names an unknown branch, or leaves buses without connection to the slack.
+            GridError: a topology names an unknown branch, or leaves buses without connection to a slack.
+            ConstraintError: `law` is neither law, or `topologies` is one word.
         """
+        if type(law) not in LAWS.values() or isinstance(topologies, str):
+            raise ConstraintError(
+                'ByTopology needs a PowerFlow or OperatingLimits and the topologies that rows name, but got '
+                f"{type(law).__name__} and {topologies!r}. Pass a list of them, such as data['topology'].unique()."
+            )
         self.law, self.topologies, self._column = law, tuple(dict.fromkeys(map(str, topologies))), column
         self._laws = {each: law if each == BASE else law.on(_grid(law.grid, each)) for each in self.topologies}
         self.columns, self.discrete = (*law.columns, column), (column,)
@@ -81,11 +88,12 @@ class ByTopology(Constraint):
         Raises:
             ConstraintError: a row names a topology that is not among `topologies`.
         """
-        return self._each(table, lambda law, view: law.residual(view))
+        return self._each(table, lambda law, rows: law.residual(self._view(filled(rows)))[: len(rows)])
 
     def jacobian(self, table: TableView) -> Jacobians:
         """The law's derivative on each row's own topology, shape (row, equation, column)."""
-        by_law = self._each(table, lambda law, view: law.jacobian(view))
+        large = len(self.unit) * len(self.law.columns) > LARGE
+        by_law = self._each(table, self._jacobian_row_by_row if large else self._jacobian_at_once)
         result = table.values.new_zeros(*by_law.shape[:2], len(table.names))
         result[:, :, [table.names.index(name) for name in self.law.columns]] = by_law
         return result
@@ -108,7 +116,16 @@ class ByTopology(Constraint):
         self.law.require(available)
         super().require(available)
 
-    def _each(self, table: TableView, evaluate: Callable[[Any, TableView], Tensor]) -> Tensor:
+    def _jacobian_at_once(self, law: Any, rows: Table) -> Jacobians:
+        return law.jacobian(self._view(filled(rows)))[: len(rows)]
+
+    def _jacobian_row_by_row(self, law: Any, rows: Table) -> Jacobians:
+        return torch.cat([law.jacobian(self._view(row)) for row in rows.split(1)])
+
+    def _view(self, rows: Table) -> TableView:
+        return TableView(self.law.columns, rows, self.name)
+
+    def _each(self, table: TableView, evaluate: Callable[[Any, Table], Tensor]) -> Tensor:
         labels, values = table[self._column], table[self.law.columns]
         left, parts, places = torch.ones(len(values), dtype=torch.bool), [], []
         for topology, law in self._laws.items():
@@ -116,8 +133,7 @@ class ByTopology(Constraint):
             left &= ~mine
             rows = mine.nonzero()[:, 0]
             if len(rows):
-                view = TableView(self.law.columns, filled(values[rows]), self.name)
-                parts.append(evaluate(law, view)[: len(rows)])
+                parts.append(evaluate(law, values[rows]))
                 places.append(rows)
         if left.any():
             raise ConstraintError(
@@ -125,7 +141,7 @@ class ByTopology(Constraint):
                 f'the first of them row {int(left.long().argmax())}. Pass all topologies of the table.'
             )
         if not parts:
-            return evaluate(self.law, TableView(self.law.columns, values, self.name))
+            return evaluate(self.law, values)
         return torch.cat(parts)[torch.cat(places).argsort()]
 
 

@@ -1,0 +1,86 @@
+"""Steps in measures of each row's own: the closed form, and the same bits in any company."""
+
+import numpy as np
+import pandas as pd
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sdv_constrained_diffusion.constraints.base import constraint
+from sdv_constrained_diffusion.constraints.system import ConstraintSystem
+from sdv_constrained_diffusion.guidance.chord import Chord
+from sdv_constrained_diffusion.guidance.local import LocalSteps
+from sdv_constrained_diffusion.guidance.projection import ResultCode, project
+
+
+def random_system(seed, rows, columns, equations):
+    random = np.random.default_rng(seed)
+    jacobian = torch.from_numpy(random.normal(size=(equations, columns)))
+    measure = torch.from_numpy(random.uniform(0.1, 2.0, (rows, columns)))
+    return jacobian, measure, torch.from_numpy(random.normal(size=(rows, equations)))
+
+
+def steps(jacobian, measure, fixed=None, idle=None):
+    rows, equations = len(measure), len(jacobian)
+    fixed = torch.zeros_like(measure, dtype=torch.bool) if fixed is None else fixed
+    idle = torch.zeros(rows, equations, dtype=torch.bool) if idle is None else idle
+    used = torch.ones(equations, dtype=torch.bool)
+    return LocalSteps(jacobian.expand(rows, -1, -1), measure, fixed, idle, used)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), columns=st.integers(3, 9), data=st.data())
+def test_a_step_is_the_shortest_in_the_rows_own_measure(seed, columns, data):
+    equations = data.draw(st.integers(1, columns - 2))
+    jacobian, measure, deviation = random_system(seed, 5, columns, equations)
+    fixed = torch.zeros(5, columns, dtype=torch.bool)
+    fixed[1, 0] = True
+    moved = steps(jacobian, measure, fixed).move(deviation, torch.arange(5))
+    for row in range(5):
+        d = np.diag((measure[row] * ~fixed[row]).numpy() ** 2)
+        j, h = jacobian.numpy(), deviation[row].numpy()
+        normal = j @ d @ j.T
+        expected = -d @ j.T @ np.linalg.solve(normal, h)
+        # Single precision and a ridge of 1e-6, times the condition of the normal matrix.
+        size = np.abs(expected).max() * max(np.linalg.cond(normal), 1.0)
+        assert np.abs(moved[row].numpy() - expected).max() <= 1e-5 * size
+    assert moved[1, 0] == 0
+
+
+def test_an_idle_equation_asks_for_nothing():
+    jacobian, measure, deviation = random_system(0, 4, 6, 3)
+    idle = torch.zeros(4, 3, dtype=torch.bool)
+    idle[2, 1] = True
+    moved = steps(jacobian, measure, idle=idle).move(deviation.masked_fill(idle, 0), torch.arange(4))
+    without = steps(jacobian[[0, 2]], measure).move(deviation[:, [0, 2]], torch.arange(4))
+    # Another size of matrix: single precision.
+    torch.testing.assert_close(moved[2], without[2], rtol=1e-4, atol=1e-5)
+
+
+def test_rows_have_the_same_bits_in_any_company():
+    jacobian, measure, deviation = random_system(1, 40, 21, 13)
+    together = steps(jacobian, measure).move(deviation, torch.arange(40))
+    for chosen in (torch.tensor([7]), torch.tensor([3, 11, 39])):
+        alone = steps(jacobian, measure[chosen]).move(deviation[chosen], torch.arange(len(chosen)))
+        assert torch.equal(alone, together[chosen])
+        part = steps(jacobian, measure).move(deviation[chosen], chosen)
+        assert torch.equal(part, together[chosen])
+
+
+def test_a_projection_moves_what_its_measure_makes_cheap():
+    """On a circle: rows reach it, and the column of the larger measure does the way."""
+
+    @constraint(columns=['x', 'y'], tolerance=1e-9)
+    def circle(table):
+        return table.x**2 + table.y**2 - 1
+
+    angles = np.linspace(0.2, 0.9, 50)
+    data = pd.DataFrame({'x': np.cos(angles), 'y': np.sin(angles)})
+    system = ConstraintSystem([circle], data)
+    chord, rows = Chord(system, system.values(data)), system.values(data) + 0.1
+    fixed = torch.zeros_like(rows, dtype=torch.bool)
+    cheap = torch.tensor([1.0, 1e-3]).double().expand(rows.shape)
+    projected = project(chord, rows, fixed, cheap)
+    assert (projected.codes == ResultCode.CONVERGED).all()
+    moved = (projected.values - rows).abs()
+    assert (moved[:, 1] < 1e-4 * moved[:, 0] + 1e-9).all()
