@@ -35,6 +35,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/opf.py
 	$(BIN)/python benchmarks/pjm5.py
 	$(BIN)/python benchmarks/constraints.py
+	$(BIN)/python benchmarks/power.py
 	$(BIN)/python benchmarks/scalings.py
 	$(BIN)/python benchmarks/tables.py
 

@@ -12,6 +12,10 @@ from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.guidance.columns import GuidedColumns
 from sdv_constrained_diffusion.tabular.encoder import TableEncoder
 
+TRUST = 0.3
+"""How far a correction may move a number, in model space, as a share of the noise that is left: farther away the
+estimate is known better than the linearisation says, above all near the ends of a column's range."""
+
 CLEAR = 10.0
 """Ratio of signal to noise from which on a row is guided."""
 
@@ -88,7 +92,10 @@ class GuidedDenoiser(Denoiser):
         corrected = self.correct(chord, values, deviation, fixed, t)
         # The one Jacobian does not serve every row of a curved law. NaN counts as no help.
         helps = self._size(self._deviation(corrected)) < self._size(deviation)
-        return self._columns.write(x0_hat, corrected, ~fixed & helps[:, None])
+        moved = self._columns.write(x0_hat, corrected, ~fixed & helps[:, None])
+        alpha, sigma = self.schedule.noise(t[:, None])
+        farthest = TRUST * sigma / alpha
+        return x0_hat + (moved - x0_hat).clamp(-farthest, farthest)
 
     def _deviation(self, values: Table) -> Residuals:
         system = self.chord.system

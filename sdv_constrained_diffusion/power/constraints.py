@@ -33,7 +33,10 @@ class PowerFlow(Constraint):
     flow and loading of a branch that has a column is one more equation.
 
     A table may lack any of these columns. A node whose injection it does not tell asks nothing. Voltages that it does
-    not hold are solved for, and what the equations ask beyond them remains (`states`).
+    not hold are solved for, and what the equations ask beyond them remains (`states`). Of several solutions the one
+    nearest to the network's own operating point is sought. Where magnitudes follow from active powers alone, through
+    the losses, or from loadings, which tell the size of a current and not its direction, another may be found, and a
+    feasible row be judged infeasible: such tables need `vm_pu_*`, too.
 
     Attributes:
         grid: the network's data.

@@ -27,6 +27,7 @@ UNSUPPORTED = {
     'tcsc': 'Replace them with impedances of fixed reactance, or set them out of service.',
     'ssc': 'Replace them with generators, or set them out of service.',
     'vsc': 'Replace them with generators or static generators, or set them out of service.',
+    'b2b_vsc': 'Replace them with generators or static generators, or set them out of service.',
     'vsc_stacked': 'Replace them with generators or static generators, or set them out of service.',
     'vsc_bipolar': 'Replace them with generators or static generators, or set them out of service.',
 }

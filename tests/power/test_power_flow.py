@@ -6,17 +6,25 @@ import sys
 
 import numpy as np
 import pandapower as pp
+import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cases import LINE, case
 from sdv_constrained_diffusion.constraints.base import Constraint, TableView
 from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError
 from sdv_constrained_diffusion.power.constraints import PowerFlow
-from sdv_constrained_diffusion.power.nets import solve, solved_row
-from sdv_constrained_diffusion.power.tables import columns
+from sdv_constrained_diffusion.power.grid import Grid
+from sdv_constrained_diffusion.power.nets import result_row, solve, solved_row
+from sdv_constrained_diffusion.power.tables import APART, KINDS, WIDE, columns
 
-CASES = ('case5', 'case9', 'case14', 'case24_ieee_rts', 'case30', 'case39', 'case57', 'case118')
+CASES = (
+    'case4gs', 'case5', 'case6ww', 'case9', 'case14', 'case24_ieee_rts', 'case30', 'case_ieee30', 'case39', 'case57',
+    'case89pegase', 'case118', 'case145', 'case_illinois200', 'case300',
+)  # fmt: skip
+"""Every transmission network from 4 to 300 buses that pandapower ships."""
 
 
 def ring():
@@ -130,17 +138,84 @@ def second_slack(net):
     pp.create_gen(net, 20, p_mw=1.0, vm_pu=1.0, slack=True)
 
 
+def open_transformer(net):
+    tapped_transformer(net)
+    pp.create_transformer(net, 3, 15, std_type='25 MVA 110/20 kV', tap_pos=2, index=9)
+    pp.create_switch(net, 15, 9, et='t', closed=False)
+
+
+def half_open_three_winding_transformer(net):
+    three_winding_transformer(net)
+    pp.create_transformer3w(net, 3, 15, 16, std_type='63/25/38 MVA 110/20/10 kV', index=4, tap_pos=3)
+    pp.create_switch(net, 15, 4, et='t3', closed=False)
+
+
+def unsymmetric_impedance(net):
+    ends = {'rft_pu': 0.02, 'xft_pu': 0.2, 'rtf_pu': 0.03, 'xtf_pu': 0.25, 'gf_pu': 0.01, 'bf_pu': 0.02, 'bt_pu': 0.04}
+    pp.create_impedance(net, 3, 42, sn_mva=50.0, **ends)
+
+
+def parallel_line_between_joined_buses(net):
+    joined_by_switches(net)
+    pp.create_line_from_parameters(net, 20, 11, **LINE)
+    pp.create_line_from_parameters(net, 11, 42, **LINE, parallel=2, df=0.8)
+
+
+def second_area(net):
+    for bus in (50, 51, 52):
+        pp.create_bus(net, 110.0, index=bus)
+        pp.create_load(net, bus, p_mw=5.0, q_mvar=1.0)
+    pp.create_ext_grid(net, 50)
+    for pair in ((50, 51), (51, 52), (52, 50)):
+        pp.create_line_from_parameters(net, *pair, **LINE)
+
+
+def elements_at_a_dead_bus(net):
+    pp.create_bus(net, 110.0, index=99, in_service=False)
+    for create in (pp.create_gen, pp.create_sgen, pp.create_load):
+        create(net, 99, p_mw=2.0)
+    pp.create_ext_grid(net, 99)
+    pp.create_ward(net, 99, 1.0, 1.0, 1.0, 1.0)
+    pp.create_shunt(net, 99, 1.0)
+    pp.create_sgen(net, 3, p_mw=2.0)
+
+
 FEATURES = (
     joined_by_switches, joined_to_slack_and_generator, out_of_service, open_line_end, tapped_transformer,
     phase_shifting_transformer, three_winding_transformer, shunts, wards, impedances, many_injections_at_one_bus,
-    voltage_dependent_load, dc_line, second_slack,
+    voltage_dependent_load, dc_line, second_slack, open_transformer, half_open_three_winding_transformer,
+    unsymmetric_impedance, parallel_line_between_joined_buses, elements_at_a_dead_bus,
 )  # fmt: skip
+
+EVERYTHING = tuple(KINDS)
 
 
 def with_feature(feature):
     net = ring()
     feature(net)
     return net
+
+
+@functools.cache
+def solved_points(name, num_rows=3):
+    """Solutions of a network under random loads, with a column for every quantity of every element."""
+    random, rows = np.random.default_rng(0), []
+    for _ in range(num_rows):
+        net = ring() if name == 'ring' else case(name)
+        net.load['p_mw'] *= random.uniform(0.8, 1.2, len(net.load))
+        net.load['q_mvar'] *= random.uniform(0.8, 1.2, len(net.load))
+        rows.append(result_row(solve(net, who='test', tolerance_mva=1e-9), EVERYTHING))
+    return pd.concat(rows, ignore_index=True)
+
+
+@functools.cache
+def grid_of(name):
+    return Grid.from_pandapower(ring() if name == 'ring' else case(name))
+
+
+def excess(constraint, table):
+    """Largest violation of each row, in tolerances."""
+    return (constraint.residual(table).abs() / torch.tensor(constraint.tolerance, dtype=torch.float64)).amax(1)
 
 
 def table_of(constraint, frame):
@@ -167,7 +242,10 @@ def noisy_rows(constraint, table, rows=6):
 
 @pytest.mark.parametrize('name', CASES)
 def test_solved_cases_obey_the_equations(name):
-    constraint, table = solved_case(name)
+    net = solve(case(name), who='test', tolerance_mva=1e-9)
+    grid, row = Grid.from_pandapower(net), result_row(net, EVERYTHING)
+    constraint = PowerFlow(grid)
+    table = table_of(constraint, row)
     residual = constraint.residual(table)
     assert residual.shape == (1, 2 * len(constraint.grid.y_bus))
     # runpp stops at 1e-9 MVA; Newton's last step and pandapower's split of Q among generators leave up to 1e-7.
@@ -177,17 +255,37 @@ def test_solved_cases_obey_the_equations(name):
     values[0, table.names.index(columns(constraint.grid.buses)[2 * len(constraint.grid.buses)])] *= 1.001
     moved = constraint.residual(TableView(table.names, values))
     assert moved.abs().max() / constraint.grid.sn_mva > 1e-4
+    # Demand, generation, flows and loadings, too: in MW, Mvar and percent.
+    whole = PowerFlow(grid, table=row)
+    assert list(row.columns) == grid.columns(EVERYTHING)
+    assert whole.residual(table_of(whole, row)).abs().max() < 1e-6
+    # pandapower's own matrices: no node of these cases is eliminated, so that not a bit differs.
+    internal, inner = net._ppc['internal'], net._pd2ppc_lookups['bus'][list(grid.buses)]
+    assert np.array_equal(grid.y_bus[np.ix_(grid.node, grid.node)], internal['Ybus'].toarray()[np.ix_(inner, inner)])
+    for side, end in enumerate(('Yf', 'Yt')):
+        ours = grid.y_ends[grid.end_side == side].toarray()[:, grid.node]
+        assert np.array_equal(ours, internal[end].toarray()[:, inner])
+
+
+@functools.cache
+def bare_row():
+    return solved_row(ring())
 
 
 @pytest.mark.parametrize('feature', FEATURES, ids=lambda feature: feature.__name__)
 def test_every_kind_of_element_obeys_the_equations(feature):
-    constraint, table = solved_table(with_feature(feature))
-    residual = constraint.residual(table)
-    # The default tolerance, 1e-6 MW on a base of 100 MVA; what runpp leaves is 1e-9 MVA and 1e-7 Mvar of rounding.
-    assert (residual.abs() <= torch.tensor(constraint.tolerance, dtype=torch.float64)).all()
+    net = solve(with_feature(feature), who='test', tolerance_mva=1e-9)
+    grid, row = Grid.from_pandapower(net), result_row(net, EVERYTHING)
+    assert list(row.columns) == grid.columns(EVERYTHING)
+    # Net injections alone, demand and generation apart, and both; with flows and loadings, which pandapower reckons with
+    # its own admittances.
+    for table in (None, row.columns[~row.columns.str.match('p_mw|q_mvar')], row.columns):
+        constraint = PowerFlow(grid, table=table)
+        # The default tolerance, 1e-6 MW on a base of 100 MVA; what runpp leaves is 1e-9 MVA and 1e-7 Mvar of rounding.
+        assert excess(constraint, table_of(constraint, row)).max() <= 1
     # The element matters: without it the network has another operating point.
-    bare = solved_row(ring())
-    assert np.abs(table[list(bare.columns)].numpy() - bare.to_numpy()).max() > 1e-3
+    bare = bare_row()
+    assert np.abs(row[list(bare.columns)].to_numpy() - bare.to_numpy()).max() > 1e-3
 
 
 def test_the_shunts_are_what_separates_res_bus_from_the_row():
@@ -358,3 +456,81 @@ def test_a_pickle_is_read_without_pandapower(tmp_path):
         'assert constraint.residual(TableView(names, torch.as_tensor(values))).abs().max() < 1e-6\n'
     )
     subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
+
+
+TABLES = {
+    'wide': WIDE,
+    'apart': APART,
+    'no angles': ('p_mw', 'q_mvar', 'vm_pu'),
+    'active power and voltages': ('p_mw', 'vm_pu', 'va_degree'),
+    'only p and q': ('p_mw', 'q_mvar'),
+    'only demand and generation': ('pd_mw', 'qd_mvar', 'pg_mw', 'qg_mvar'),
+    'flows and magnitudes': ('p_from_mw', 'q_from_mvar', 'p_to_mw', 'vm_pu'),
+    'everything': EVERYTHING,
+}
+
+
+def power_flow_on(name, names):
+    """The constraint on some columns, and what it reads of the solved points."""
+    constraint = PowerFlow(grid_of(name), table=names)
+    return constraint, table_of(constraint, solved_points(name))
+
+
+def shifted(constraint, table, name, tolerances):
+    """A table with one column moved so far that, to first order, some equation is off by this many tolerances."""
+    place = table.names.index(name)
+    slope = constraint.jacobian(table)[:, :, place].abs() / torch.tensor(constraint.tolerance, dtype=torch.float64)
+    values = table.values.clone()
+    values[:, place] += tolerances / slope.amax(1)
+    return TableView(table.names, values)
+
+
+@pytest.mark.parametrize('name', ['case9', 'ring'])
+@pytest.mark.parametrize('which', TABLES)
+def test_each_column_of_a_table_that_lacks_some_is_bound(which, name):
+    constraint, table = power_flow_on(name, grid_of(name).columns(TABLES[which]))
+    assert excess(constraint, table).max() <= 1
+    assert set(constraint.columns) == set(grid_of(name).columns(TABLES[which]))
+    for column in constraint.columns:
+        # Bends of the equations are far below a tenth of so small a move.
+        off = excess(constraint, shifted(constraint, table, column, 1e3))
+        assert (off > 9e2).all(), column
+        assert (off < 1.1e3).all(), column
+
+
+def check_any_columns(name, names):
+    """What must hold of any columns that the class accepts."""
+    try:
+        constraint, table = power_flow_on(name, names)
+    except ConstraintError as error:
+        assert 'nothing is left to ask' in str(error)
+        return
+    assert excess(constraint, table).max() <= 1
+    # A little off the solution: where few equations tell the voltages, farther off there may be none that meet them.
+    noise = torch.randn(table.values.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    off = table.with_values(table.values + 1e-5 * noise)
+    closed, automatic = constraint.jacobian(off), Constraint.jacobian(constraint, off)
+    # Of the condition numbers of these searches, up to 1e5, the rounding of the solution's last step takes its share.
+    torch.testing.assert_close(closed, automatic, rtol=1e-6, atol=1e-8 * float(closed.abs().max()))
+    slope = closed.abs() / torch.tensor(constraint.tolerance, dtype=torch.float64)[:, None]
+    for column in np.array(table.names)[(slope.amax(1) > 1e3).all(0).numpy()][:3]:
+        assert (excess(constraint, shifted(constraint, table, str(column), 1e3)) > 5e2).all(), column
+
+
+def columns_of(name, quantities):
+    # The size of a current does not tell its direction: without magnitudes another solution may be found.
+    return grid_of(name).columns([each for each in quantities if each != 'loading_percent' or 'vm_pu' in quantities])
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(name=st.sampled_from(['case5', 'case9']), quantities=st.sets(st.sampled_from(EVERYTHING), min_size=1))
+def test_any_quantities(name, quantities):
+    check_any_columns(name, columns_of(name, sorted(quantities)))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(name=st.sampled_from(['case5', 'case9']), quantities=st.sampled_from([*TABLES]), data=st.data())
+def test_any_single_columns(name, quantities, data):
+    names = grid_of(name).columns(TABLES[quantities])
+    missing = data.draw(st.sets(st.sampled_from(names), max_size=len(names) // 2))
+    check_any_columns(name, [each for each in names if each not in missing])
