@@ -129,7 +129,7 @@ class DiffusionModel:
             torch.manual_seed(seed)
             denoiser = preset.denoiser(encoder.layout).to(device)
         generator = torch.Generator().manual_seed(seed)
-        denoiser.measure(encoder.encode(values, generator))
+        denoiser.measure(encoder.training_rows(values, generator).numbers)
         record = train(denoiser, lambda draw: encoder.training_rows(values, draw), plan, generator, verbose)
         return cls(encoder, denoiser.requires_grad_(False), preset, record, device)
 

@@ -30,8 +30,8 @@ class Denoiser(nn.Module, abc.ABC):
     masking: Masking | None = None
     conditional: bool = False
 
-    def measure(self, x_0: Rows) -> None:
-        """Learns what it needs to know of clean rows before training; nothing by default."""
+    def measure(self, numbers: Numbers) -> None:
+        """Learns what it needs to know of the clean rows' numbers before training; nothing by default."""
 
     @abc.abstractmethod
     def forward(self, x_t: Rows, t: Times, known: FeatureMask | None = None) -> Rows:
@@ -115,9 +115,9 @@ class PreconditionedDenoiser(Denoiser):
         self.layout, self.masking, self.axes = layout, Masking(layout), PrincipalAxes(layout.num_numbers)
         self.known_share, self.conditional = known_share, known_share > 0
 
-    def measure(self, x_0: Rows) -> None:
-        """Takes the principal axes of the numbers."""
-        self.axes.measure(self.layout.numbers(x_0))
+    def measure(self, numbers: Numbers) -> None:
+        """Takes the principal axes of the clean rows' numbers."""
+        self.axes.measure(numbers)
 
     def forward(self, x_t: Rows, t: Times, known: FeatureMask | None = None) -> Rows:
         """The estimate of Karras et al. (2022); known numbers as they are."""

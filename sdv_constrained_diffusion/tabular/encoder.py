@@ -13,7 +13,7 @@ from torch import Tensor
 from sdv_constrained_diffusion._categories import Categories
 from sdv_constrained_diffusion._layout import Layout
 from sdv_constrained_diffusion._numbers import finite_numbers
-from sdv_constrained_diffusion._types import Codes, ColumnMask, FeatureMask, Rows, Table
+from sdv_constrained_diffusion._types import Codes, ColumnMask, FeatureMask, Numbers, Rows, Table
 from sdv_constrained_diffusion.errors import DataError
 from sdv_constrained_diffusion.tabular.columns import AffineCodec, ColumnCodec, ConstantCodec, DiscreteCodec
 from sdv_constrained_diffusion.tabular.inflated import InflatedCodec
@@ -253,6 +253,11 @@ class EncodedRows:
     def __init__(self, numbers: Tensor, codes: Codes, layout: Layout) -> None:
         """Keeps numbers, shape (row, number), and codes, shape (row, block), -1 where hidden."""
         self._numbers, self._codes, self._layout = numbers, codes, layout
+
+    @property
+    def numbers(self) -> Numbers:
+        """The numbers of all rows, shape (row, number)."""
+        return self._numbers
 
     def __len__(self) -> int:
         """Number of rows."""
