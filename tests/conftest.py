@@ -7,7 +7,7 @@ from jaxtyping import install_import_hook
 
 PACKAGE = 'sdv_constrained_diffusion'
 SHAPED = ('_layout', 'tabular', 'diffusion', 'constraints', 'guidance', 'model', 'testing')
-SHAPED_POWER = ('agreement', 'bench', 'columns', 'constraints', 'equations', 'grid', 'gridfm', 'implied', 'limits')
+SHAPED_POWER = ('agreement', 'bench', 'constraints', 'equations', 'grid', 'gridfm', 'implied')
 SHAPED_POWER += ('newton_peer', 'operating_points', 'peer_flows', 'states', 'table_files', 'time_series', 'topologies')
 SHAPED_POWER += ('validation',)
 
