@@ -19,12 +19,16 @@ from sdv_constrained_diffusion._types import Residuals
 from sdv_constrained_diffusion.power.equations import DENSE_NODES, Nodes
 
 CHORD_STEPS = 40
+FITTING_STEPS = 20
 NEWTON_STEPS = 40
 SETTLED = 1e-14
 """Steps below this, in p.u. and radians, end the search."""
 
 FOUND = 1e-12
 """Rows whose last step is larger than this, in p.u. and radians, are searched on by Newton's method."""
+
+FIRST_DAMPING, LAST_DAMPING = 1e-3, 1e3
+"""Of the least-squares steps, as a share of the diagonal; beyond the last there is no way down."""
 
 LEAST_SHARE = 1e-6
 """Newton's steps are cut down to this share of their length before a row is given up."""
@@ -89,7 +93,8 @@ class UnseenVoltages:
         small = voltages[0].shape[1] <= DENSE_NODES
         for rows in lost.split(SIZE if small else 1):
             some = filled(rows[:, None])[:, 0] if small else rows
-            few_vm, few_va = self._newton((vm[some], va[some]), linear[some], implied, derivative)
+            near = self._fitted((vm[some], va[some]), linear[some], implied, derivative)
+            few_vm, few_va = self._newton(near, linear[some], implied, derivative)
             found_vm[rows], found_va[rows] = few_vm[: len(rows)], few_va[: len(rows)]
         return found_vm, found_va
 
@@ -134,6 +139,35 @@ class UnseenVoltages:
                 break
             voltages = self._moved(voltages, torch.where(going[:, None], move, 0.0))
             before = torch.where(going, size, 0.0)
+        return voltages
+
+    def _fitted(
+        self,
+        voltages: Voltages,
+        linear: Residuals,
+        implied: Callable[[Voltages], Tensor],
+        derivative: Callable[[Voltages], Tensor],
+    ) -> Voltages:
+        """Least squares of all equations (Marquardt 1963): near the solution that meets them all, if there is one.
+
+        `K_0 h = 0` may have others, which meet only as many equations as there are unknowns.
+        """
+        mismatch = linear - implied(voltages)
+        damping = torch.full_like(mismatch[:, :1], FIRST_DAMPING)
+        for _ in range(FITTING_STEPS):
+            slopes = _each(self._by_unseen(-derivative(voltages)), self.along.to(mismatch))
+            normal = _each(slopes.mT, slopes)
+            size = normal.diagonal(dim1=1, dim2=2)
+            normal = normal + torch.diag_embed(torch.where(size > 0, damping * size, 1.0))
+            right = _each(slopes.mT, _padded(mismatch[:, :, None]))
+            trial = self._moved(voltages, torch.linalg.solve_ex(normal, right)[0][:, :, 0])
+            left = linear - implied(trial)
+            better = left.norm(dim=1, keepdim=True) < mismatch.norm(dim=1, keepdim=True)
+            vm, va = (torch.where(better, there, here) for there, here in zip(trial, voltages, strict=True))
+            voltages, mismatch = (vm, va), torch.where(better, left, mismatch)
+            damping = torch.where(better, damping / 10, damping * 10)
+            if (damping > LAST_DAMPING).all():
+                break
         return voltages
 
     def _newton(

@@ -1,8 +1,11 @@
 import functools
 import json
 import pickle
+import re
 import subprocess
 import sys
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pandapower as pp
@@ -14,7 +17,12 @@ from hypothesis import strategies as st
 
 from cases import LINE, case
 from sdv_constrained_diffusion.constraints.base import Constraint, TableView
-from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError
+from sdv_constrained_diffusion.constraints.diagnosis import diagnose
+from sdv_constrained_diffusion.constraints.system import ConstraintSystem
+from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError, ConstraintMismatchError
+from sdv_constrained_diffusion.guidance.chord import Chord
+from sdv_constrained_diffusion.guidance.projection import ResultCode, project
+from sdv_constrained_diffusion.power.columns import Units
 from sdv_constrained_diffusion.power.constraints import PowerFlow
 from sdv_constrained_diffusion.power.grid import Grid
 from sdv_constrained_diffusion.power.nets import result_row, solve, solved_row
@@ -277,8 +285,8 @@ def test_every_kind_of_element_obeys_the_equations(feature):
     net = solve(with_feature(feature), who='test', tolerance_mva=1e-9)
     grid, row = Grid.from_pandapower(net), result_row(net, EVERYTHING)
     assert list(row.columns) == grid.columns(EVERYTHING)
-    # Net injections alone, demand and generation apart, and both; with flows and loadings, which pandapower reckons with
-    # its own admittances.
+    # Net injections alone, demand and generation apart, and both; flows and loadings, which pandapower reckons with its
+    # own admittances.
     for table in (None, row.columns[~row.columns.str.match('p_mw|q_mvar')], row.columns):
         constraint = PowerFlow(grid, table=table)
         # The default tolerance, 1e-6 MW on a base of 100 MVA; what runpp leaves is 1e-9 MVA and 1e-7 Mvar of rounding.
@@ -485,9 +493,8 @@ def shifted(constraint, table, name, tolerances):
     return TableView(table.names, values)
 
 
-@pytest.mark.parametrize('name', ['case9', 'ring'])
 @pytest.mark.parametrize('which', TABLES)
-def test_each_column_of_a_table_that_lacks_some_is_bound(which, name):
+def test_each_column_of_a_table_that_lacks_some_is_bound(which, name='case9'):
     constraint, table = power_flow_on(name, grid_of(name).columns(TABLES[which]))
     assert excess(constraint, table).max() <= 1
     assert set(constraint.columns) == set(grid_of(name).columns(TABLES[which]))
@@ -518,14 +525,16 @@ def check_any_columns(name, names):
 
 
 def columns_of(name, quantities):
-    # The size of a current does not tell its direction: without magnitudes another solution may be found.
-    return grid_of(name).columns([each for each in quantities if each != 'loading_percent' or 'vm_pu' in quantities])
+    # Losses tell the magnitudes hardly, and currents not their direction: without these another solution may be found.
+    if 'vm_pu' not in quantities:
+        quantities = {*quantities, 'q_mvar'} - {'loading_percent'}
+    return grid_of(name).columns(sorted(quantities))
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(name=st.sampled_from(['case5', 'case9']), quantities=st.sets(st.sampled_from(EVERYTHING), min_size=1))
 def test_any_quantities(name, quantities):
-    check_any_columns(name, columns_of(name, sorted(quantities)))
+    check_any_columns(name, columns_of(name, quantities))
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -534,3 +543,212 @@ def test_any_single_columns(name, quantities, data):
     names = grid_of(name).columns(TABLES[quantities])
     missing = data.draw(st.sets(st.sampled_from(names), max_size=len(names) // 2))
     check_any_columns(name, [each for each in names if each not in missing])
+
+
+@pytest.mark.parametrize('which', ['wide', 'only p and q', 'everything'])
+@pytest.mark.parametrize('name', ['case5', 'case9'])
+def test_a_row_has_the_same_bits_in_any_company(name, which):
+    # Odd numbers of buses, for which products of rows round by where a row lies in memory.
+    names = grid_of(name).columns(TABLES[which])
+    constraint = PowerFlow(grid_of(name), table=names)
+    system = ConstraintSystem([constraint], solved_points(name)[names])
+    noise = torch.randn(37, len(names), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    scale = torch.tensor([2e-3 if each.startswith('vm') else 0.3 for each in system.columns], dtype=torch.float64)
+    rows = system.values(solved_points(name)).repeat(13, 1)[:37] + scale * noise
+    for evaluate in (system.residual, system.jacobian):
+        together = evaluate(rows)
+        for count in (1, 2, 15, 17):
+            assert torch.equal(evaluate(rows[-count:]), together[-count:])
+
+
+def test_a_solution_far_from_the_networks_own_point_is_found():
+    # Of twelve equations for six unknown voltages, the six combinations that hold at rest have another solution too.
+    missing = {'vm_pu_0', 'vm_pu_2', 'vm_pu_4', 'va_degree_0', 'va_degree_2', 'va_degree_3', 'q_mvar_8', 'p_mw_8'}
+    missing |= {f'p_mw_{bus}' for bus in range(6)}
+    names = [each for each in grid_of('case9').columns() if each not in missing]
+    constraint, table = power_flow_on('case9', names)
+    assert excess(constraint, table).max() <= 1
+
+
+def test_networks_without_a_connection_have_an_angle_each():
+    net = ring()
+    second_area(net)
+    solved = solve(net, who='test', tolerance_mva=1e-9)
+    grid, row = Grid.from_pandapower(solved), result_row(solved, EVERYTHING)
+    for quantities in (WIDE, ('p_mw', 'q_mvar'), ('pd_mw', 'qd_mvar', 'pg_mw', 'qg_mvar', 'vm_pu')):
+        constraint = PowerFlow(grid, table=grid.columns(quantities))
+        table = table_of(constraint, row)
+        assert excess(constraint, table).max() <= 1
+        assert constraint.jacobian(table).isfinite().all()
+    # All angles of one area turned together change nothing, and those of a part of it do.
+    constraint = PowerFlow(grid)
+    for buses, change in (((50, 51, 52), 0.0), ((50, 51), 1.0)):
+        turned = row.assign(**{f'va_degree_{bus}': row[f'va_degree_{bus}'] + 7.0 for bus in buses})
+        assert (excess(constraint, table_of(constraint, turned)).max() > 1) == bool(change)
+
+
+def test_columns_that_nothing_binds_are_refused_in_words():
+    grid = grid_of('case5')
+    for table, count in (([], 0), (['note', 'size'], 0), (grid.columns(['p_mw']), 5)):
+        with pytest.raises(
+            ConstraintError, match=rf'PowerFlow needs columns that are bound.*{count} columns.*nothing is'
+        ):
+            PowerFlow(grid, table=table)
+
+
+def test_voltages_that_no_equation_asks_for_stay_where_they_are():
+    # One node with three buses; of the rest of the network next to nothing is known.
+    grid = Grid.from_pandapower(with_feature(joined_by_switches))
+    for names, equation in ((['vm_pu_20', 'vm_pu_3'], 0), (['p_mw_42', 'vm_pu_3', 'vm_pu_20'], 1)):
+        constraint = PowerFlow(grid, table=names)
+        table = TableView(names, torch.tensor([[7.0, 1.0, 1.02]], dtype=torch.float64)[:, -len(names) :])
+        assert constraint.equation_names(9)[equation:] == ['vm of bus 20 against bus 3']
+        values = dict(zip(names, table.values[0].tolist(), strict=True))
+        residual, jacobian = constraint.residual(table)[0], constraint.jacobian(table)[0]
+        assert residual[equation].item() == pytest.approx(values['vm_pu_20'] - values['vm_pu_3'], abs=1e-15)
+        # Any power at bus 42 fits some voltages.
+        assert (residual[:equation].abs() < 1e-6).all()
+        slope = {'vm_pu_20': 1.0, 'vm_pu_3': -1.0}
+        assert jacobian[equation].tolist() == pytest.approx([slope.get(name, 0.0) for name in names], abs=1e-12)
+        assert (jacobian[:equation].abs() < 1e-9).all()
+
+
+def test_net_injections_and_those_of_their_elements_must_agree():
+    grid = grid_of('ring')
+    names = [*grid.columns(WIDE), 'pd_mw_0', 'pg_mw_gen_0']
+    constraint = PowerFlow(grid, table=names)
+    assert constraint.equation_names(20)[6:] == ['P of bus 7 against its elements', 'P of bus 3 against its elements']
+    row = solved_points('ring').assign(pd_mw_0=lambda each: each['pd_mw_0'] + 2.0)
+    residual = constraint.residual(table_of(constraint, row))
+    # Injection less generation plus demand; the injection's own column still fits the voltages.
+    assert residual[:, 7].tolist() == pytest.approx([2.0] * 3, abs=1e-6)
+    assert residual[:, :7].abs().max() < 1e-6
+
+
+def test_a_missing_own_name_is_not_taken_for_a_missing_column():
+    grid = grid_of('case5')
+    table = [name for name in grid.columns() if name != 'va_degree_3']
+    with pytest.raises(
+        ColumnMissingError, match=r"column 'va_deg_3', which the table lacks.*'va_degree_3'.*leave it out"
+    ):
+        PowerFlow(grid, columns={'va_degree_3': 'va_deg_3'}, table=table)
+    assert 'va_deg_3' in PowerFlow(grid, columns={'va_degree_3': 'va_deg_3'}, table=[*table, 'va_deg_3']).columns
+
+
+ALL_UNITS = [
+    Units(power, angle, sign)
+    for power in get_args(Units.__annotations__['power'])
+    for angle in get_args(Units.__annotations__['angle'])
+    for sign in get_args(Units.__annotations__['sign'])
+]
+
+
+def written(frame, units, sn_mva=100.0):
+    """A table as these units have it, by their words alone."""
+    frame = frame.copy()
+    for name in frame.columns:
+        if units.angle == 'radian' and name.startswith('va_degree'):
+            frame[name] = np.radians(frame[name])
+        if units.power == 'p.u.' and ('_mw' in name or '_mvar' in name):
+            frame[name] /= sn_mva
+        if units.sign == 'load' and name.startswith(('p_mw', 'q_mvar')):
+            frame[name] = -frame[name]
+    return frame
+
+
+@pytest.mark.parametrize('units', ALL_UNITS, ids=str)
+def test_units_and_signs_are_declared_once(units):
+    grid, points = grid_of('case9'), solved_points('case9')
+    for names in (grid.columns(), grid.columns(EVERYTHING)):
+        constraint = PowerFlow(grid, table=names, units=units)
+        table = table_of(constraint, written(points, units))
+        assert excess(constraint, table).max() <= 1
+        noise = torch.randn(table.values.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        off = table.with_values(table.values + 1e-3 * noise)
+        closed, automatic = constraint.jacobian(off), Constraint.jacobian(constraint, off)
+        torch.testing.assert_close(closed, automatic, rtol=1e-10, atol=1e-9)
+        # Residuals stay in MW: a node that gets 2 MW more is 2 MW off.
+        more = written(points.assign(p_mw_4=points['p_mw_4'] + 2.0), units)
+        off_by = constraint.residual(table_of(constraint, more))[
+            :, constraint.equation_names(99).index('P mismatch bus 4')
+        ]
+        assert off_by.tolist() == pytest.approx([2.0] * 3, abs=1e-6)
+        assert (
+            PowerFlow.from_parameters(json.loads(json.dumps(constraint.parameters()))).residual(table).abs().max()
+            < 1e-6
+        )
+
+
+@pytest.mark.parametrize('meant', ALL_UNITS, ids=str)
+def test_the_remedy_of_a_misreading_heals_it(meant):
+    # The table is in other units than was declared; the remedy's own words, executed, declare the right ones.
+    grid, points = grid_of('case9'), solved_points('case9')
+    for name in ('power', 'angle', 'sign'):
+        choices = get_args(Units.__annotations__[name])
+        actual = replace(meant, **{name: choices[1 - choices.index(getattr(meant, name))]})
+        data = written(points, actual)
+        with pytest.raises(ConstraintMismatchError) as caught:
+            diagnose([PowerFlow(grid, units=meant)], data)
+        message = str(caught.value)
+        assert 'Likely cause: the ' in message
+        assert ('p_mw_* and q_mvar_*' in message) == (name != 'angle')
+        told = eval(re.search(r'pass units=(Units\(.*?\))', message)[1], {'Units': Units})
+        assert told == actual
+        if name == 'power':
+            assert ('multiply' in message) == (meant.power == 'MW')
+
+
+def test_misread_demand_and_generation_are_named_by_their_columns():
+    points = written(solved_points('case9'), Units(power='p.u.'))
+    names = grid_of('case9').columns(APART)
+    with pytest.raises(ConstraintMismatchError, match=r'pd_mw_\*, qd_mvar_\*, pg_mw_\* and qg_mvar_\* by 100'):
+        diagnose([PowerFlow(grid_of('case9'), table=names)], points)
+
+
+def test_a_large_grid_is_pickled_written_and_read_in_single_precision():
+    # More than 64 nodes: the matrices are sparse.
+    net = solve(case('case89pegase'), who='test', tolerance_mva=1e-9)
+    row = result_row(net, EVERYTHING)
+    constraint = PowerFlow(Grid.from_pandapower(net), table=row)
+    table = table_of(constraint, row)
+    for again in (
+        pickle.loads(pickle.dumps(constraint)),
+        PowerFlow.from_parameters(json.loads(json.dumps(constraint.parameters()))),
+    ):
+        assert torch.equal(again.residual(table), constraint.residual(table))
+    single = TableView(table.names, table.values.float())
+    assert constraint.residual(single).dtype == torch.float32
+    # Powers of some 1e4 MW in 24 bits.
+    assert constraint.residual(single).abs().max() < 1.0
+    wide = PowerFlow(constraint.grid)
+    noisy = noisy_rows(wide, table_of(wide, row), rows=2)
+    closed, automatic = wide.jacobian(noisy), Constraint.jacobian(wide, noisy)
+    torch.testing.assert_close(closed, automatic, rtol=1e-9, atol=1e-9 * float(closed.abs().max()))
+    system = ConstraintSystem([wide], row)
+    rows = system.values(row) + noisy_rows(wide, table_of(wide, row), rows=19).values - noisy.values[:1]
+    together = system.residual(rows)
+    assert all(torch.equal(system.residual(rows[-count:]), together[-count:]) for count in (1, 2, 17))
+
+
+def test_a_network_of_1354_buses_is_projected():
+    net = solve(case('case1354pegase'), who='test')
+    grid, row = Grid.from_pandapower(net), result_row(net)
+    constraint = PowerFlow(grid)
+    assert constraint.residual(table_of(constraint, row)).abs().max() / grid.sn_mva < 1e-6
+    # Rows around the solution, for want of twenty power flows: only their spread is used.
+    scale = np.repeat([1.0, 1.0, 2e-3, 0.1], len(grid.buses))
+    random = np.random.default_rng(0)
+    rows = row.to_numpy() + scale * random.normal(size=(20, row.shape[1]))
+    data = pd.DataFrame(rows, columns=row.columns)
+    system = ConstraintSystem([constraint], data)
+    values = system.values(data)
+    # One Jacobian, against central differences along a direction: they are good to 1e-7 of what they differ.
+    direction, step = torch.from_numpy(scale * random.normal(size=row.shape[1])), 1e-4
+    slope = system.jacobian(values[:1])[0] @ direction
+    ends = system.residual(torch.stack([values[0] + step * direction, values[0] - step * direction]))
+    torch.testing.assert_close(slope, (ends[0] - ends[1]) / (2 * step), rtol=1e-6, atol=1e-6 * float(slope.abs().max()))
+    projected = project(Chord(system, values), values[:2], torch.zeros(2, row.shape[1], dtype=torch.bool))
+    assert projected.codes.tolist() == [int(ResultCode.CONVERGED)] * 2
+    assert system.excess(projected.values).max() <= 1
+    # There are half as many equations as columns: the shortest way is about sqrt(1/2) of the way back.
+    assert projected.displacement.tolist() == pytest.approx([0.5**0.5] * 2, rel=0.1)
