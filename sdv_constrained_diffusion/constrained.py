@@ -210,7 +210,7 @@ class ConstrainedSynthesizer(BaseSingleTableSynthesizer, abc.ABC):
 
     def _guidance(self) -> Guidance | None:
         """What corrects the steps of sampling."""
-        return self._enforcement.guidance(self.guidance, self.guidance_scale)
+        return self._enforcement.guidance(self.guidance, self.guidance_scale, self.projection)
 
     def _fitted_model(self, what: str) -> DiffusionModel:
         if self._model is None:

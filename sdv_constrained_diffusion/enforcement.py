@@ -1,5 +1,6 @@
 """What one synthesizer does about constraints: those it was given, and the laws that it found in its table."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,11 @@ MODELLED = ('numerical', 'datetime', 'categorical', 'ordinal', 'boolean')
 
 TRIED = 128
 """Rows on which it is tried whether constraints contradict each other."""
+
+TRUST = 1.0
+"""How far a correction may move a number, in model space, as a share of the noise that is left, when the projection
+will finish the row: farther away the estimate is known better than the linearisation says, above all near the ends of a
+column's range."""
 
 TYPICAL = 'rows that the model draws'
 """What messages call the rows that stand for the training rows."""
@@ -121,11 +127,18 @@ class Enforcement:
         self._bind(table, model)
         self.complete(model, processed)
 
-    def guidance(self, method: str, scale: float) -> Guidance | None:
-        """What corrects the steps of sampling; None for nothing."""
+    def guidance(self, method: str, scale: float, finishing: bool) -> Guidance | None:
+        """What corrects the steps of sampling; None for nothing.
+
+        Args:
+            method: kind of guidance.
+            scale: its strength.
+            finishing: whether rows will be projected; a correction then stays within what is still open.
+        """
         if self._finisher is None or method == 'none':
             return None
-        return Guidance(method, scale, self._finisher.chord, self._finisher.plan, self._covariance)
+        trust = TRUST if finishing else math.inf
+        return Guidance(method, scale, self._finisher.chord, self._finisher.plan, self._covariance, trust)
 
     def finish(self, rows: pd.DataFrame, model: DiffusionModel, given: Sequence[str] = ()) -> pd.DataFrame:
         """Brings delivered rows onto the constraints; those that cannot be are left out.

@@ -1,6 +1,7 @@
 """One fitted table: encoder, denoiser and sampler together. This is what SDV calls a synthesizer's `_model`."""
 
 import copy
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,7 @@ class Guidance:
         chord: the constraints and their linearisation.
         plan: which constraints the training rows do not obey.
         covariance: of the denoiser's error; None where no equation is steered.
+        trust: how far a correction may move a number, as a share of the noise that is left.
     """
 
     method: str
@@ -52,6 +54,7 @@ class Guidance:
     chord: Chord
     plan: SteeringPlan
     covariance: ErrorCovariance | None = None
+    trust: float = math.inf
 
     @property
     def labels(self) -> list[str]:
@@ -70,7 +73,7 @@ class Guidance:
             denoiser = SteeredDenoiser(
                 denoiser, encoder, self.chord.system, self.plan.steered, drawn.expand(BLOCK, -1), self.covariance
             )
-        return GUIDANCE[self.method](denoiser, encoder, self.chord, self.scale, self.plan.redrawn)
+        return GUIDANCE[self.method](denoiser, encoder, self.chord, self.scale, self.plan.redrawn, self.trust)
 
 
 class DiffusionModel:

@@ -1,6 +1,7 @@
 """A guided denoiser is a denoiser: it returns a corrected `x0_hat`, so every sampler takes it (Algorithm 3)."""
 
 import abc
+import math
 
 import torch
 from jaxtyping import Bool
@@ -11,10 +12,6 @@ from sdv_constrained_diffusion.diffusion.denoiser import Denoiser
 from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.guidance.columns import GuidedColumns
 from sdv_constrained_diffusion.tabular.encoder import TableEncoder
-
-TRUST = 0.3
-"""How far a correction may move a number, in model space, as a share of the noise that is left: farther away the
-estimate is known better than the linearisation says, above all near the ends of a column's range."""
 
 CLEAR = 10.0
 """Ratio of signal to noise from which on a row is guided."""
@@ -35,6 +32,7 @@ class GuidedDenoiser(Denoiser):
         chord: Chord,
         guidance_scale: float = 1.0,
         left_alone: Bool[Tensor, ' equation'] | None = None,
+        trust: float = math.inf,
     ) -> None:
         """Keeps the parts.
 
@@ -44,12 +42,14 @@ class GuidedDenoiser(Denoiser):
             chord: the constraints and their linearisation at the mean row.
             guidance_scale: strength of the correction; 1 is the method's natural step.
             left_alone: inequalities that rows are not moved to; none by default.
+            trust: how far a correction may move a number, in model space, as a share of the noise that is left; without
+                limit by default.
         """
         super().__init__()
         self._denoiser, self.schedule, self.masking = denoiser, denoiser.schedule, denoiser.masking
         self.conditional = denoiser.conditional
         self._columns = GuidedColumns(encoder, chord.system)
-        self.chord, self.guidance_scale = chord, guidance_scale
+        self.chord, self.guidance_scale, self._trust = chord, guidance_scale, trust
         self._left_alone = torch.zeros_like(chord.equation_scale, dtype=torch.bool)
         if left_alone is not None:
             self._left_alone = left_alone
@@ -94,7 +94,7 @@ class GuidedDenoiser(Denoiser):
         helps = self._size(self._deviation(corrected)) < self._size(deviation)
         moved = self._columns.write(x0_hat, corrected, ~fixed & helps[:, None])
         alpha, sigma = self.schedule.noise(t[:, None])
-        farthest = TRUST * sigma / alpha
+        farthest = self._trust * sigma / alpha
         return x0_hat + (moved - x0_hat).clamp(-farthest, farthest)
 
     def _deviation(self, values: Table) -> Residuals:

@@ -1,5 +1,4 @@
 import itertools
-import math
 
 import numpy as np
 import pandas as pd
@@ -16,20 +15,10 @@ from sdv_constrained_diffusion.diffusion.denoiser import Denoiser
 from sdv_constrained_diffusion.diffusion.masking import Masking
 from sdv_constrained_diffusion.diffusion.sampler import AncestralSampler, MultistepSampler
 from sdv_constrained_diffusion.diffusion.schedule import EDMSchedule, linear_schedule
-from sdv_constrained_diffusion.guidance import guided as guided_denoiser
 from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.guidance.gauss_newton import GaussNewtonGuidance
 from sdv_constrained_diffusion.guidance.gradient import GradientGuidance
 from sdv_constrained_diffusion.tabular.encoder import TableEncoder
-
-
-@pytest.fixture(autouse=True, scope='module')
-def unlimited():
-    """Corrections of any length: how far one may go is tested by itself."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guided_denoiser, 'TRUST', math.inf)
-        yield
-
 
 GUIDANCES = (GradientGuidance, GaussNewtonGuidance)
 SCHEDULES = (EDMSchedule(), linear_schedule())
@@ -246,12 +235,11 @@ def test_gauss_newton_guidance_lands_on_an_affine_law_in_one_call(seed, scaling,
 
 @pytest.mark.parametrize('guidance', GUIDANCES)
 @pytest.mark.parametrize('schedule', SCHEDULES)
-def test_no_number_is_corrected_by_more_than_a_share_of_the_noise(guidance, schedule, monkeypatch):
+def test_no_number_is_corrected_by_more_than_a_share_of_the_noise(guidance, schedule):
     encoder, chord = parts(curved)
     rows, t = some_rows(encoder, 12), clear_times(schedule, 12)
     unlimited = guidance(Echo(schedule), encoder, chord)(rows, t) - rows
-    monkeypatch.setattr(guided_denoiser, 'TRUST', 0.3)
-    limited = guidance(Echo(schedule), encoder, chord)(rows, t) - rows
+    limited = guidance(Echo(schedule), encoder, chord, trust=0.3)(rows, t) - rows
     alpha, sigma = schedule.noise(t[:, None])
     farthest = 0.3 * sigma / alpha
     assert (unlimited.abs() > farthest).any()
