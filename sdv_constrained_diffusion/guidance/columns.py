@@ -19,8 +19,6 @@ NODES = 7
 STEP = 0.15
 """Half the width, in model space, over which slopes are measured."""
 
-LEAST_SHARE = 0.02
-
 SMALLEST_ERROR = 1e-6
 """Deviations below this are taken for it, so that slopes stay finite."""
 
@@ -100,8 +98,7 @@ class GuidedColumns:
     def measure(self, values: Table) -> Table:
         """How far each column goes in each row for one unit of model space, shape (row, column), in the system's units.
 
-        By differences over a third of a unit. Never less than `LEAST_SHARE` of the column's mean: what model space
-        calls flat, such as a limit that cuts the column, must be able to leave it where nothing else helps.
+        By differences over a third of a unit; 0 where model space is flat, such as at a limit that cuts the column.
         """
         own = values / self.units
         if self._codes:
@@ -110,9 +107,7 @@ class GuidedColumns:
         low, high = rows.clone(), rows.clone()
         low[:, : self._num_numbers] -= STEP
         high[:, : self._num_numbers] += STEP
-        slope = (self._encoder.decode(high) - self._encoder.decode(low)).abs() * self.units / (2 * STEP)
-        mean = slope.mean(0)
-        return slope.maximum(LEAST_SHARE * mean)
+        return (self._encoder.decode(high) - self._encoder.decode(low)).abs() * self.units / (2 * STEP)
 
     def known(self, features: FeatureMask) -> ColumnMask:
         """Columns whose features are fixed, shape (row, feature) -> (row, column)."""

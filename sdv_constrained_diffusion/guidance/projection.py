@@ -23,6 +23,10 @@ BLOCK = 1024
 MOST_ENTRIES = 2**20
 """Equations times columns up to which rows have factorisations of their own."""
 
+LEAST_SHARE = 0.02
+"""Least measure of a column, in standard deviations: what model space calls flat must be able to move where nothing
+else helps."""
+
 LOCAL_ENTRIES = 2**24
 """Entries of Jacobians of rows with factorisations of their own that are held at a time."""
 
@@ -77,7 +81,7 @@ def project(
     """
     entries = len(chord.system.equations) * values.shape[1]
     scale = torch.where(chord.scale > 0, chord.scale, 1.0)
-    measured = None if measure is None or entries > MOST_ENTRIES else measure / scale
+    measured = None if measure is None or entries > MOST_ENTRIES else (measure / scale).clamp(min=LEAST_SHARE)
     block = BLOCK if measured is None else max(min(BLOCK, LOCAL_ENTRIES // entries // SIZE * SIZE), SIZE)
     parts = [
         _project(

@@ -150,11 +150,11 @@ def check_quantities(quantities: Sequence[str], who: str) -> Sequence[str]:
     Raises:
         GridError: one is not.
     """
-    unknown = [each for each in quantities if each not in KINDS]
-    if unknown or isinstance(quantities, str):
+    wrong = [quantities] if isinstance(quantities, str) else [each for each in quantities if each not in KINDS]
+    if wrong:
         raise GridError(
-            f'{who} needs quantities of {list(KINDS)}, but got {unknown[0] if unknown else quantities!r}. Pass a list '
-            'of them, such as tables.WIDE or tables.APART.'
+            f'{who} needs quantities of {list(KINDS)}, but got {wrong[0]!r}. Pass a list of them, such as tables.WIDE '
+            'or tables.APART.'
         )
     return quantities
 
