@@ -1,12 +1,18 @@
 """Constraints by name, through entry points: the package's own are found the way a stranger's are."""
 
 import os
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from sdv_constrained_diffusion.constraints.base import Constraint
 from sdv_constrained_diffusion.errors import MissingExtraError, PluginError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+else:
+    EntryPoint = Any  # importlib_metadata, where some library imports it, has a class of its own that does the same
 
 GROUP = 'sdv_constrained_diffusion.constraints'
 """Entry-point group in which a distribution registers its constraint classes."""

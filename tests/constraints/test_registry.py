@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import importlib_metadata  # noqa: F401 - puts its own finder in the place of importlib.metadata's, as under dask
 import pandas as pd
 import pytest
 from typer.testing import CliRunner

@@ -1,11 +1,13 @@
 import math
 
+import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdv_constrained_diffusion.power.equations import Admittances, power_jacobians, powers
+from sdv_constrained_diffusion.power.equations import Admittances, packed, power_jacobians, powers, product
 
 
 def random_grid(nodes, seed, resistance=True):
@@ -106,3 +108,79 @@ def test_single_precision_stays_single():
     vm, va = random_voltages(2, 4, seed=6)
     p, q = powers(vm.float(), va.float(), lines(4, seed=6))
     assert p.dtype == q.dtype == torch.float32
+
+
+def branch_ends(nodes, ends, seed):
+    """Random rows of branch admittances, each with two entries and at one of the nodes; node 1 has none of them."""
+    generator = torch.Generator().manual_seed(seed)
+    matrix = torch.zeros(ends, nodes, dtype=torch.complex128)
+    at = torch.tensor([0 if end % nodes == 1 else end % nodes for end in range(ends)])
+    for end, own in enumerate(at.tolist()):
+        other = (own + 1 + end % (nodes - 1)) % nodes
+        entries = torch.randn(2, 2, generator=generator, dtype=torch.float64)
+        matrix[end, [own, other]] = torch.complex(*entries)
+    return matrix, at
+
+
+@pytest.mark.parametrize('nodes', [5, 12, 70])
+def test_terminals_may_be_ends_of_branches_on_grids_of_any_size(nodes):
+    # 70 nodes are more than are written out: the products skip zeros there.
+    matrix, at = branch_ends(nodes, 2 * nodes + 1, seed=1)
+    y = Admittances.of(matrix.numpy(), at.numpy())
+    assert (y.g.layout == torch.strided) == (nodes <= 64)
+    vm, va = random_voltages(6, nodes, seed=2)
+    v = torch.polar(vm, va)
+    s = v[:, at] * (v @ matrix.T).conj()
+    p, q = powers(vm, va, y)
+    # Terms of about one per unit.
+    torch.testing.assert_close(torch.complex(p, q), s, rtol=0, atol=1e-13)
+    for part, entries in zip((matrix.real, matrix.imag), y.entries(nodes), strict=True):
+        assert torch.equal(entries, part)
+    closed = power_jacobians(vm, va, y)
+    for row in (0, 5):
+        automatic = torch.autograd.functional.jacobian(
+            lambda vm, va: torch.cat(powers(vm[None], va[None], y)), (vm[row], va[row])
+        )
+        by_power_and_voltage = (automatic[0][0], automatic[1][0], automatic[0][1], automatic[1][1])
+        for formula, derivative in zip(closed, by_power_and_voltage, strict=True):
+            torch.testing.assert_close(formula[row], derivative, rtol=1e-12, atol=1e-12)
+
+
+def test_an_empty_set_of_terminals_has_no_powers():
+    y = Admittances.of(np.zeros((0, 4), dtype=complex), np.zeros(0, dtype=np.int64))
+    vm, va = random_voltages(3, 4, seed=0)
+    assert [part.shape for part in powers(vm, va, y)] == [(3, 0)] * 2
+    assert [part.shape for part in power_jacobians(vm, va, y)] == [(3, 0, 4)] * 4
+
+
+@pytest.mark.parametrize('columns', [1, 15, 16, 17, 64, 65, 200])
+def test_packed_matrices_multiply_as_they_are(columns):
+    generator = torch.Generator().manual_seed(columns)
+    matrix = torch.randn(7, columns, generator=generator, dtype=torch.float64)
+    matrix[torch.rand(7, columns, generator=generator) < 0.7] = 0.0
+    rows = torch.randn(5, columns, generator=generator, dtype=torch.float64)
+    for given_as in (matrix.numpy(), sp.csr_matrix(matrix.numpy()), sp.coo_array(matrix.numpy())):
+        product_of = product(rows, packed(given_as))
+        # Sums of some sixty terms of order one.
+        torch.testing.assert_close(product_of, rows @ matrix.T, rtol=0, atol=1e-13)
+        assert torch.equal(packed(given_as).to_dense()[:, :columns], matrix)
+
+
+@pytest.mark.parametrize('nodes', [3, 5, 9, 57, 89])
+def test_powers_of_a_row_have_the_same_bits_in_any_batch_of_whole_size(nodes):
+    y = lines(nodes, seed=3)
+    vm, va = random_voltages(48, nodes, seed=4)
+    whole = torch.cat(powers(vm, va, y), dim=1)
+    for row in (0, 7, 16, 31, 47):
+        alone = torch.cat(powers(vm[row].expand(16, -1).contiguous(), va[row].expand(16, -1).contiguous(), y), dim=1)
+        assert torch.equal(alone[0], whole[row])
+
+
+def test_admittances_go_where_the_voltages_are():
+    y = lines(5, seed=7)
+    vm, va = random_voltages(2, 5, seed=8)
+    assert y.to(vm) is y
+    single = y.to(vm.float())
+    assert (single.g.dtype, single.b.dtype, single.at.dtype) == (torch.float32, torch.float32, torch.int64)
+    # 24 bits of powers of some ten per unit.
+    torch.testing.assert_close(powers(vm.float(), va.float(), y)[0].double(), powers(vm, va, y)[0], rtol=0, atol=1e-4)

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import importlib
 import json
 import pickle
@@ -8,12 +9,14 @@ import sys
 import numpy as np
 import pandapower as pp
 import pandapower.networks as networks
+import pandas as pd
 import pytest
+import scipy.sparse as sp
 
 from sdv_constrained_diffusion.errors import GridError, MissingExtraError
 from sdv_constrained_diffusion.power.grid import Grid
-from sdv_constrained_diffusion.power.nets import result_row, solved_row
-from sdv_constrained_diffusion.power.tables import columns
+from sdv_constrained_diffusion.power.nets import UNSUPPORTED, result_row, solve, solved_row
+from sdv_constrained_diffusion.power.tables import KINDS, columns
 
 LINE = {'length_km': 10.0, 'r_ohm_per_km': 0.1, 'x_ohm_per_km': 0.4, 'c_nf_per_km': 9.0, 'max_i_ka': 1.0}
 BASE_OHM = 110.0**2 / 10.0
@@ -238,3 +241,143 @@ def test_importing_the_equations_does_not_import_pandapower():
         "assert 'pandapower' not in sys.modules"
     )
     subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
+
+
+@pytest.mark.parametrize('element', [*UNSUPPORTED])
+def test_elements_that_the_equations_cannot_carry_are_named_with_the_way_out(element):
+    net = two_buses()
+    net[element] = pd.DataFrame({'in_service': [False, True, True]}, index=[2, 5, 11])
+    with pytest.raises(GridError, match=rf"'pair' has the {element} 5, 11 in service\. Re"):
+        Grid.from_pandapower(net)
+    with pytest.raises(GridError, match=rf'solved_row needs elements.*{element} 5, 11'):
+        solved_row(net)
+
+
+def test_every_element_that_pandapower_knows_is_carried_refused_or_no_part_of_an_ac_network():
+    carried = {
+        'bus',
+        'ext_grid',
+        'gen',
+        'sgen',
+        'load',
+        'storage',
+        'motor',
+        'asymmetric_load',
+        'asymmetric_sgen',
+        'shunt',
+    }
+    carried |= {'ward', 'line', 'trafo', 'trafo3w', 'impedance', 'dcline', 'switch'}
+    # Direct-current buses meet the alternating-current ones by converters only, which are refused.
+    elsewhere = {'bus_dc', 'line_dc', 'source_dc', 'load_dc', 'controller', 'measurement', 'group'}
+    tables = {
+        name
+        for name, table in pp.create_empty_network().items()
+        if isinstance(table, pd.DataFrame) and not name.startswith(('res_', '_')) and not name.endswith('_cost')
+    }
+    assert tables - carried - elsewhere - set(UNSUPPORTED) - {'characteristic', 'graph'} == set()
+
+
+def test_what_others_than_loads_and_generators_inject_is_fixed():
+    net = two_buses()
+    pp.create_bus(net, 110.0, index=9)
+    pp.create_line_from_parameters(net, 7, 9, **LINE)
+    pp.create_storage(net, 9, p_mw=-1.0, q_mvar=0.25, max_e_mwh=1.0)
+    pp.create_motor(net, 9, pn_mech_mw=0.9, cos_phi=0.6, efficiency_percent=90.0)
+    pp.create_asymmetric_load(net, 9, p_a_mw=0.5, p_b_mw=0.25, q_c_mvar=0.125)
+    pp.create_asymmetric_sgen(net, 9, p_b_mw=0.5, q_a_mvar=0.25)
+    pp.create_ward(net, 9, ps_mw=2.0, qs_mvar=1.0, pz_mw=4.0, qz_mvar=2.0)
+    pp.create_dcline(net, 42, 7, p_mw=2.0, loss_percent=5.0, loss_mw=0.1, vm_from_pu=1.0, vm_to_pu=1.0)
+    grid = Grid.from_pandapower(net)
+    # A motor of 0.9 MW at 90 % draws 1 MW and 4/3 Mvar at a power factor of 0.6; a line loses 0.1 MW and 5 %.
+    expected_mw = {42: -2.0, 7: 0.95 * 2.0 - 0.1, 9: 1.0 - 1.0 - 0.75 + 0.5 - 2.0}
+    assert dict(zip(grid.buses, grid.rest_mw, strict=True)) == pytest.approx(expected_mw, abs=1e-12)
+    rest_mvar = dict(zip(grid.buses, grid.rest_mvar, strict=True))
+    assert rest_mvar.pop(9) == pytest.approx(-0.25 - 4 / 3 - 0.125 + 0.25 - 1.0, abs=1e-12)
+    # A DC line holds the voltage at both of its ends with whatever reactive power that takes.
+    assert np.isnan([*rest_mvar.values()]).all()
+
+
+def test_elements_are_where_they_are_whatever_the_order_of_the_tables():
+    net = two_buses()
+    pp.create_bus(net, 110.0, index=0, in_service=False)
+    pp.create_bus(net, 110.0, index=5)
+    for pair in ((7, 5), (5, 42), (0, 42)):
+        pp.create_line_from_parameters(net, *pair, **LINE)
+    pp.create_sgen(net, 5, p_mw=1.0, index=8)
+    pp.create_sgen(net, 0, p_mw=1.0, index=3)
+    pp.create_load(net, 5, p_mw=2.0, index=40)
+    pp.create_load(net, 42, p_mw=2.0, index=4)
+    net.bus, net.line, net.load = net.bus.loc[[5, 0, 42, 7]], net.line.loc[[3, 2, 0, 1]], net.load.loc[[40, 4, 0]]
+    net = solve(net, who='test', tolerance_mva=1e-9)
+    grid = Grid.from_pandapower(net)
+    assert grid.buses == (5, 42, 7)
+    assert (grid.loads, [grid.buses[at] for at in grid.load_at]) == (('40', '4', '0'), [5, 42, 7])
+    assert (grid.generators, [grid.buses[at] for at in grid.generator_at]) == (('ext_grid_0', 'sgen_8'), [42, 5])
+    assert grid.branches == ('line_3', 'line_2', 'line_0', 'line_1')
+    vm, va = (net.res_bus.loc[[*grid.buses], each].to_numpy() for each in ('vm_pu', 'va_degree'))
+    v = np.zeros(len(grid.y_bus), dtype=complex)
+    v[grid.node] = vm * np.exp(1j * np.deg2rad(va))
+    for row, (branch, side, node) in enumerate(zip(grid.end_branch, grid.end_side, grid.end_node, strict=True)):
+        power = grid.sn_mva * v[node] * np.conj(grid.y_ends.toarray()[row] @ v)
+        end, index = ('from', 'to')[side], int(grid.branches[branch].split('_')[1])
+        if not (side == 0 and index == 3):
+            assert power.real == pytest.approx(net.res_line.at[index, f'p_{end}_mw'], abs=1e-9)
+            assert power.imag == pytest.approx(net.res_line.at[index, f'q_{end}_mvar'], abs=1e-9)
+        # The line to the bus that is out of service hangs on the other.
+        assert grid.buses[list(grid.node).index(node)] == net.line.at[index, f'{end}_bus']
+    assert [int(side) for branch, side in zip(grid.end_branch, grid.end_side, strict=True) if branch == 0] == [1]
+
+
+def test_ratings_are_in_percent_of_the_base_current_and_none_is_none():
+    net = two_buses(max_i_ka=0.5, parallel=2, df=0.8)
+    for rating in (0.0, np.nan):
+        pp.create_line_from_parameters(net, 42, 7, **{**LINE, 'max_i_ka': rating})
+    grid = Grid.from_pandapower(net)
+    base_ka = 10.0 / (np.sqrt(3) * 110.0)
+    assert grid.loading_per_pu[:1].tolist() == pytest.approx([100 * base_ka / (0.5 * 2 * 0.8)])
+    assert grid.labels('loading_percent') == ['line_0']
+    assert result_row(solve(net, who='test'), ['loading_percent']).columns.tolist() == ['loading_percent_line_0']
+
+
+def test_a_branch_that_an_option_takes_out_is_out():
+    # pandapower may be told to drop branches with an open switch instead of letting them hang on one end.
+    net = two_buses()
+    line = pp.create_line_from_parameters(net, 42, 7, **LINE)
+    pp.create_switch(net, 7, line, et='l', closed=False)
+    assert Grid.from_pandapower(net).branches == ('line_0', 'line_1')
+    pp.set_user_pf_options(net, neglect_open_switch_branches=True)
+    assert Grid.from_pandapower(net).branches == ('line_0',)
+
+
+def test_quantities_that_there_are_not_are_refused():
+    net = solve(two_buses(), who='test')
+    grid = Grid.from_pandapower(net)
+    for wrong in (['p_mw', 'pd'], 'p_mw'):
+        with pytest.raises(
+            GridError, match=r"result_row needs quantities of \['p_mw'.*but got '(pd|p_mw)'.*tables\.APART"
+        ):
+            result_row(net, wrong)
+        with pytest.raises(GridError, match=r'Grid\.columns needs quantities'):
+            grid.columns(wrong)
+
+
+def test_a_network_of_many_kinds_of_elements_is_written_down_whole():
+    # Four voltage levels, switches of all kinds, two- and three-winding transformers, an impedance, shunts, DC lines.
+    net = networks.example_multivoltage()
+    pp.toolbox.replace_xward_by_internal_elements(net)
+    net = solve(net, who='test', tolerance_mva=1e-9)
+    grid = Grid.from_pandapower(net)
+    assert len(grid.y_bus) < len(grid.buses)
+    assert {branch.split('_')[0] for branch in grid.branches} == {'line', 'trafo', 'trafo3w', 'impedance'}
+    assert grid.columns([*KINDS]) == result_row(net, [*KINDS]).columns.tolist()
+    for again in (Grid.from_dict(json.loads(json.dumps(grid.to_dict()))), pickle.loads(pickle.dumps(grid))):
+        for field in dataclasses.fields(Grid):
+            one, other = getattr(grid, field.name), getattr(again, field.name)
+            assert type(one) is type(other), field.name
+            if sp.issparse(one):
+                assert (one != other).nnz == 0
+            elif isinstance(one, np.ndarray):
+                assert np.array_equal(one, other, equal_nan=one.dtype.kind == 'f'), field.name
+                assert one.dtype == other.dtype
+            else:
+                assert one == other
