@@ -19,9 +19,9 @@ import pandapower.networks
 from pandapower.optimal_powerflow import OPFNotConverged
 
 from record import record
-from sdv_constrained_diffusion.power.draws import Draw, OperatingPoint
-from sdv_constrained_diffusion.power.opf import OptimalPowerFlow
-from sdv_constrained_diffusion.power.outages import removable_branches
+from sdv_constrained_diffusion.power.scenarios.draws import Draw, OperatingPoint
+from sdv_constrained_diffusion.power.scenarios.models.outages import removable_branches
+from sdv_constrained_diffusion.power.scenarios.solvers.opf import OptimalPowerFlow
 
 SEED = 0
 DRAWS = {'case5': (1000, 40), 'case24_ieee_rts': (400, 20)}

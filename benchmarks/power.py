@@ -26,8 +26,8 @@ from record import RESULTS, record
 from sdv_constrained_diffusion import ConstrainedDiffusionSynthesizer, OperatingLimits, PowerFlow
 from sdv_constrained_diffusion.constraints.feasibility import violations
 from sdv_constrained_diffusion.power import scenarios, tables
-from sdv_constrained_diffusion.power.load_models import UniformLoads
 from sdv_constrained_diffusion.power.networks import read_network
+from sdv_constrained_diffusion.power.scenarios import UniformLoads
 from sdv_constrained_diffusion.report.classifier import auc_standard_error, real_or_synthetic_auc
 
 NUM_BINS = 40

@@ -46,10 +46,10 @@ def validate(
     import json
 
     from sdv_constrained_diffusion.errors import ConstrainedDiffusionError
-    from sdv_constrained_diffusion.power.agreement import validation_report
     from sdv_constrained_diffusion.power.grid import Grid
     from sdv_constrained_diffusion.power.networks import read_network
     from sdv_constrained_diffusion.power.table_files import read_table
+    from sdv_constrained_diffusion.power.validation import validation_report
 
     try:
         network = read_network(net)
@@ -96,9 +96,9 @@ def scenarios(
     from sdv_constrained_diffusion.errors import ConstrainedDiffusionError
 
     try:
-        from sdv_constrained_diffusion.power.named_models import models, quantities_of
         from sdv_constrained_diffusion.power.networks import read_network
         from sdv_constrained_diffusion.power.scenarios import generate_to
+        from sdv_constrained_diffusion.power.scenarios.named_models import models, quantities_of
 
         what = models(
             loads={'name': loads, 'low': low, 'high': high, 'std': std, 'correlation': correlation}

@@ -7,9 +7,8 @@ from jaxtyping import install_import_hook
 
 PACKAGE = 'sdv_constrained_diffusion'
 SHAPED = ('_layout', 'tabular', 'diffusion', 'constraints', 'guidance', 'model', 'testing')
-SHAPED_POWER = ('agreement', 'bench', 'constraints', 'equations', 'grid', 'gridfm', 'implied')
-SHAPED_POWER += ('newton_peer', 'operating_points', 'peer_flows', 'states', 'table_files', 'time_series', 'topologies')
-SHAPED_POWER += ('validation',)
+SHAPED_POWER = ('constraints', 'equations', 'grid', 'gridfm', 'implied', 'operating_points', 'states', 'table_files')
+SHAPED_POWER += ('time_series', 'topologies', 'validation')
 
 install_import_hook(
     [f'{PACKAGE}.{name}' for name in SHAPED] + [f'{PACKAGE}.power.{name}' for name in SHAPED_POWER],

@@ -8,10 +8,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sdv_constrained_diffusion.errors import GridError
-from sdv_constrained_diffusion.power.costs import CostPerturbation
-from sdv_constrained_diffusion.power.infeed import ProfileInfeed, UniformInfeed
-from sdv_constrained_diffusion.power.load_models import NormalLoads, ProfileLoads, UniformLoads
-from sdv_constrained_diffusion.power.profiles import Chunk, read_profile
+from sdv_constrained_diffusion.power.scenarios import (
+    CostPerturbation,
+    NormalLoads,
+    ProfileInfeed,
+    ProfileLoads,
+    UniformInfeed,
+    UniformLoads,
+)
+from sdv_constrained_diffusion.power.scenarios.models.profiles import Chunk, read_profile
 
 LOADS = ('0', '1', '2')
 PROFILE = pd.DataFrame({'2': [0.2, 0.5, 0.9, 1.0], '0': [1.1, 1.2, 1.3, 1.4], '1': [0.0, 0.1, 0.2, 0.3]})

@@ -12,9 +12,9 @@ from sdv_constrained_diffusion.errors import GridError
 from sdv_constrained_diffusion.power import tables
 from sdv_constrained_diffusion.power.grid import Grid
 from sdv_constrained_diffusion.power.nets import solved_row
-from sdv_constrained_diffusion.power.opf import OptimalPowerFlow
-from sdv_constrained_diffusion.power.opf_case import read_case
-from sdv_constrained_diffusion.power.outages import removable_branches
+from sdv_constrained_diffusion.power.scenarios.models.outages import removable_branches
+from sdv_constrained_diffusion.power.scenarios.solvers.opf import OptimalPowerFlow
+from sdv_constrained_diffusion.power.scenarios.solvers.opf_case import read_case
 from sdv_constrained_diffusion.power.tables import BASE
 
 

@@ -6,10 +6,7 @@ from typer.testing import CliRunner
 
 from cases import case
 from sdv_constrained_diffusion.cli import app
-from sdv_constrained_diffusion.power.costs import CostPerturbation
-from sdv_constrained_diffusion.power.load_models import ProfileLoads
-from sdv_constrained_diffusion.power.outages import Outages
-from sdv_constrained_diffusion.power.scenarios import Scenarios, generate
+from sdv_constrained_diffusion.power.scenarios import CostPerturbation, Outages, ProfileLoads, Scenarios, generate
 from sdv_constrained_diffusion.power.tables import APART, FLOWS
 
 

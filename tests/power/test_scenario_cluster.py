@@ -5,9 +5,8 @@ import pandas as pd
 from distributed import Client, LocalCluster
 
 from cases import case
-from sdv_constrained_diffusion.power.load_models import UniformLoads
-from sdv_constrained_diffusion.power.recipe import _problem
-from sdv_constrained_diffusion.power.scenarios import Scenarios, generate, generate_to
+from sdv_constrained_diffusion.power.scenarios import Scenarios, UniformLoads, generate, generate_to
+from sdv_constrained_diffusion.power.scenarios.recipe import _problem
 
 WHAT = {'seed': 4, 'loads': UniformLoads(0.9, 1.5)}
 

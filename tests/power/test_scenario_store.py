@@ -12,11 +12,17 @@ import pytest
 
 from cases import case
 from sdv_constrained_diffusion.errors import GridError
-from sdv_constrained_diffusion.power.load_models import ProfileLoads, UniformLoads
-from sdv_constrained_diffusion.power.outages import Outages
-from sdv_constrained_diffusion.power.recipe import CHUNK_DRAWS
-from sdv_constrained_diffusion.power.scenario_store import ScenarioStore
-from sdv_constrained_diffusion.power.scenarios import PART_CHUNKS, Scenarios, generate, generate_to
+from sdv_constrained_diffusion.power.scenarios import (
+    PART_CHUNKS,
+    Outages,
+    ProfileLoads,
+    Scenarios,
+    UniformLoads,
+    generate,
+    generate_to,
+)
+from sdv_constrained_diffusion.power.scenarios.recipe import CHUNK_DRAWS
+from sdv_constrained_diffusion.power.scenarios.store import ScenarioStore
 
 WHAT = {'seed': 4, 'loads': UniformLoads(0.9, 1.3), 'outages': Outages(0.3)}
 """Some draws have no solution."""

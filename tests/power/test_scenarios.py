@@ -13,15 +13,22 @@ import pytest
 from cases import case
 from sdv_constrained_diffusion.errors import GridError
 from sdv_constrained_diffusion.power import tables
-from sdv_constrained_diffusion.power.costs import CostPerturbation
 from sdv_constrained_diffusion.power.grid import Grid
-from sdv_constrained_diffusion.power.infeed import ProfileInfeed, UniformInfeed
-from sdv_constrained_diffusion.power.load_models import LoadModel, NormalLoads, ProfileLoads, UniformLoads
 from sdv_constrained_diffusion.power.nets import solved_row
-from sdv_constrained_diffusion.power.opf import OptimalPowerFlow
-from sdv_constrained_diffusion.power.outages import Outages, removable_branches
-from sdv_constrained_diffusion.power.recipe import CHUNK_DRAWS
-from sdv_constrained_diffusion.power.scenarios import Scenarios, generate
+from sdv_constrained_diffusion.power.scenarios import (
+    CostPerturbation,
+    LoadModel,
+    NormalLoads,
+    ProfileInfeed,
+    ProfileLoads,
+    Scenarios,
+    UniformInfeed,
+    UniformLoads,
+    generate,
+)
+from sdv_constrained_diffusion.power.scenarios.models.outages import Outages, removable_branches
+from sdv_constrained_diffusion.power.scenarios.recipe import CHUNK_DRAWS
+from sdv_constrained_diffusion.power.scenarios.solvers.opf import OptimalPowerFlow
 from sdv_constrained_diffusion.power.tables import APART, FLOWS, WIDE
 
 

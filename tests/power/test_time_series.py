@@ -11,10 +11,10 @@ from pandapower.timeseries import DFData, OutputWriter, run_timeseries
 
 from cases import LINE, case
 from sdv_constrained_diffusion.errors import GridError, MissingExtraError
-from sdv_constrained_diffusion.power.agreement import validation_report
 from sdv_constrained_diffusion.power.nets import solved_row
 from sdv_constrained_diffusion.power.tables import APART, FLOWS, WIDE
 from sdv_constrained_diffusion.power.time_series import read_time_series
+from sdv_constrained_diffusion.power.validation import validation_report
 
 STEPS = [3, 4, 7]
 EVERYTHING = [

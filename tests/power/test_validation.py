@@ -15,10 +15,14 @@ from typer.testing import CliRunner
 from cases import LINE, case
 from sdv_constrained_diffusion.cli import app
 from sdv_constrained_diffusion.errors import ColumnMissingError, GridError, MissingExtraError
-from sdv_constrained_diffusion.power.agreement import Agreement, validation_report
 from sdv_constrained_diffusion.power.nets import solved_row
 from sdv_constrained_diffusion.power.tables import APART, FLOWS, WIDE
-from sdv_constrained_diffusion.power.validation import verify_with_lightsim2grid, verify_with_runpp
+from sdv_constrained_diffusion.power.validation import (
+    Agreement,
+    validation_report,
+    verify_with_lightsim2grid,
+    verify_with_runpp,
+)
 
 BOTH = pytest.mark.parametrize('verify', [verify_with_runpp, verify_with_lightsim2grid], ids=['runpp', 'lightsim2grid'])
 ERRORS = ['error_p_mw', 'error_q_mvar', 'error_vm_pu', 'error_va_degree']

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from sdv_constrained_diffusion.errors import GridError, MissingExtraError
-from sdv_constrained_diffusion.power.draws import Draw, Drawable
 from sdv_constrained_diffusion.power.nets import GENERATORS
-from sdv_constrained_diffusion.power.outages import KINDS
+from sdv_constrained_diffusion.power.scenarios.draws import Draw, Drawable
+from sdv_constrained_diffusion.power.scenarios.models.outages import KINDS
 
 try:
     import scipy.sparse as sp

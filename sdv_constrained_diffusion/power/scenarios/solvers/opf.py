@@ -12,12 +12,12 @@ from typing import Any, get_args
 import numpy as np
 
 from sdv_constrained_diffusion.errors import GridError
-from sdv_constrained_diffusion.power.draws import Draw, OperatingPoint, Solver
 from sdv_constrained_diffusion.power.grid import Grid
 from sdv_constrained_diffusion.power.nets import check_quantities
-from sdv_constrained_diffusion.power.opf_case import FlowLimit, read_case
-from sdv_constrained_diffusion.power.opf_problem import state_problem
-from sdv_constrained_diffusion.power.opf_table import RowReader, Solution
+from sdv_constrained_diffusion.power.scenarios.draws import Draw, OperatingPoint, Solver
+from sdv_constrained_diffusion.power.scenarios.solvers.opf_case import FlowLimit, read_case
+from sdv_constrained_diffusion.power.scenarios.solvers.opf_problem import state_problem
+from sdv_constrained_diffusion.power.scenarios.solvers.opf_table import RowReader, Solution
 from sdv_constrained_diffusion.power.tables import BASE, KINDS, WIDE
 
 MISMATCH_TOLERANCE_PU = 1e-9

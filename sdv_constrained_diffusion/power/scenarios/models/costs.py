@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sdv_constrained_diffusion.errors import GridError
-from sdv_constrained_diffusion.power.profiles import Chunk
+from sdv_constrained_diffusion.power.scenarios.models.profiles import Chunk
 
 
 @dataclass(frozen=True)

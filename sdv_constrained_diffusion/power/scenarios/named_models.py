@@ -6,11 +6,11 @@ from typing import Any
 
 from sdv_constrained_diffusion.errors import GridError
 from sdv_constrained_diffusion.power import tables
-from sdv_constrained_diffusion.power.costs import CostPerturbation
-from sdv_constrained_diffusion.power.infeed import ProfileInfeed, UniformInfeed
-from sdv_constrained_diffusion.power.load_models import NormalLoads, ProfileLoads, UniformLoads
-from sdv_constrained_diffusion.power.outages import Outages
-from sdv_constrained_diffusion.power.profiles import read_profile
+from sdv_constrained_diffusion.power.scenarios.models.costs import CostPerturbation
+from sdv_constrained_diffusion.power.scenarios.models.infeed import ProfileInfeed, UniformInfeed
+from sdv_constrained_diffusion.power.scenarios.models.loads import NormalLoads, ProfileLoads, UniformLoads
+from sdv_constrained_diffusion.power.scenarios.models.outages import Outages
+from sdv_constrained_diffusion.power.scenarios.models.profiles import read_profile
 
 MODELS: dict[str, dict[str, type]] = {
     'loads': {'uniform': UniformLoads, 'normal': NormalLoads, 'profile': ProfileLoads},

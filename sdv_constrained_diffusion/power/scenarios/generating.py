@@ -21,15 +21,15 @@ from tqdm.auto import tqdm
 
 from sdv_constrained_diffusion.errors import GridError, MissingExtraError
 from sdv_constrained_diffusion.power import tables
-from sdv_constrained_diffusion.power.costs import CostPerturbation
-from sdv_constrained_diffusion.power.draws import Draw, OperatingPoint
-from sdv_constrained_diffusion.power.infeed import InfeedModel
-from sdv_constrained_diffusion.power.load_models import LoadModel, PowerFactor, UniformLoads
-from sdv_constrained_diffusion.power.opf_case import FlowLimit
-from sdv_constrained_diffusion.power.outages import Outages
-from sdv_constrained_diffusion.power.recipe import CHUNK_DRAWS, Recipe, SolverName, network_digest, recipe_of
-from sdv_constrained_diffusion.power.scenario_store import ScenarioStore, write_parquet
-from sdv_constrained_diffusion.power.scenario_tables import REASON, Answer, solved_table, unsolved_table
+from sdv_constrained_diffusion.power.scenarios.draws import Draw, OperatingPoint
+from sdv_constrained_diffusion.power.scenarios.models.costs import CostPerturbation
+from sdv_constrained_diffusion.power.scenarios.models.infeed import InfeedModel
+from sdv_constrained_diffusion.power.scenarios.models.loads import LoadModel, PowerFactor, UniformLoads
+from sdv_constrained_diffusion.power.scenarios.models.outages import Outages
+from sdv_constrained_diffusion.power.scenarios.recipe import CHUNK_DRAWS, Recipe, SolverName, network_digest, recipe_of
+from sdv_constrained_diffusion.power.scenarios.rows import REASON, Answer, solved_table, unsolved_table
+from sdv_constrained_diffusion.power.scenarios.solvers.opf_case import FlowLimit
+from sdv_constrained_diffusion.power.scenarios.store import ScenarioStore, write_parquet
 
 try:
     import joblib

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from sdv_constrained_diffusion.power.draws import Draw, OperatingPoint
-from sdv_constrained_diffusion.power.recipe import Recipe
+from sdv_constrained_diffusion.power.scenarios.draws import Draw, OperatingPoint
+from sdv_constrained_diffusion.power.scenarios.recipe import Recipe
 from sdv_constrained_diffusion.power.tables import TOPOLOGY, column
 
 COST_FACTOR = 'cost_factor'

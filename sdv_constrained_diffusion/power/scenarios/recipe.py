@@ -20,16 +20,16 @@ import numpy as np
 import pandas as pd
 
 from sdv_constrained_diffusion.errors import GridError
-from sdv_constrained_diffusion.power.costs import CostPerturbation
-from sdv_constrained_diffusion.power.draws import Draw, OperatingPoint, Solver
-from sdv_constrained_diffusion.power.infeed import InfeedModel
-from sdv_constrained_diffusion.power.load_models import LoadModel
 from sdv_constrained_diffusion.power.nets import title
-from sdv_constrained_diffusion.power.opf import OptimalPowerFlow
-from sdv_constrained_diffusion.power.opf_case import FlowLimit
-from sdv_constrained_diffusion.power.outages import Outages
-from sdv_constrained_diffusion.power.plain_flow import PlainPowerFlow
-from sdv_constrained_diffusion.power.profiles import Chunk
+from sdv_constrained_diffusion.power.scenarios.draws import Draw, OperatingPoint, Solver
+from sdv_constrained_diffusion.power.scenarios.models.costs import CostPerturbation
+from sdv_constrained_diffusion.power.scenarios.models.infeed import InfeedModel
+from sdv_constrained_diffusion.power.scenarios.models.loads import LoadModel
+from sdv_constrained_diffusion.power.scenarios.models.outages import Outages
+from sdv_constrained_diffusion.power.scenarios.models.profiles import Chunk
+from sdv_constrained_diffusion.power.scenarios.solvers.opf import OptimalPowerFlow
+from sdv_constrained_diffusion.power.scenarios.solvers.opf_case import FlowLimit
+from sdv_constrained_diffusion.power.scenarios.solvers.plain_flow import PlainPowerFlow
 from sdv_constrained_diffusion.power.tables import BASE
 
 SolverName = Literal['opf', 'pf']

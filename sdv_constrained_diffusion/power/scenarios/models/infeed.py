@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from sdv_constrained_diffusion.errors import GridError
-from sdv_constrained_diffusion.power.profiles import Chunk, Order, check_profile, hourly
+from sdv_constrained_diffusion.power.scenarios.models.profiles import Chunk, Order, check_profile, hourly
 
 InfeedFactors = Float[np.ndarray, 'draw infeed']
 """Infeed as a share of the network's `p_mw` and `q_mvar`."""

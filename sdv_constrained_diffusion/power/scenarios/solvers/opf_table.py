@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from sdv_constrained_diffusion.power.draws import Draw
 from sdv_constrained_diffusion.power.grid import Grid
-from sdv_constrained_diffusion.power.opf_case import OpfCase
+from sdv_constrained_diffusion.power.scenarios.draws import Draw
+from sdv_constrained_diffusion.power.scenarios.solvers.opf_case import OpfCase
 from sdv_constrained_diffusion.power.tables import KINDS, column
 
 

@@ -10,11 +10,11 @@ from jaxtyping import Bool, Complex, Float
 from scipy.sparse.linalg import splu
 
 from sdv_constrained_diffusion.errors import GridError, MissingExtraError
-from sdv_constrained_diffusion.power.bench import Bench
 from sdv_constrained_diffusion.power.grid import PQ, PV, SLACK, Grid
 from sdv_constrained_diffusion.power.nets import energised, title
-from sdv_constrained_diffusion.power.peer_flows import PeerFlows
 from sdv_constrained_diffusion.power.tables import WIDE
+from sdv_constrained_diffusion.power.validation.bench import Bench
+from sdv_constrained_diffusion.power.validation.peer_flows import PeerFlows
 
 MAX_ITERATIONS = 30
 """Of Newton's method, from each start."""

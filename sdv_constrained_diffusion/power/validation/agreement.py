@@ -7,7 +7,12 @@ import numpy as np
 import pandas as pd
 
 from sdv_constrained_diffusion.errors import MissingExtraError
-from sdv_constrained_diffusion.power.validation import ERRORS, FLOW_ERRORS, verify_with_lightsim2grid, verify_with_runpp
+from sdv_constrained_diffusion.power.validation.checking import (
+    ERRORS,
+    FLOW_ERRORS,
+    verify_with_lightsim2grid,
+    verify_with_runpp,
+)
 
 UNITS = dict(zip((*ERRORS, *FLOW_ERRORS), ('MW', 'Mvar', 'p.u.', 'degree', 'MW or Mvar', '%'), strict=True))
 """Unit of each difference."""

@@ -9,8 +9,8 @@ import pandas as pd
 
 from sdv_constrained_diffusion.errors import GridError
 from sdv_constrained_diffusion.power import nets
-from sdv_constrained_diffusion.power.draws import Draw, Drawable, OperatingPoint, Solver
-from sdv_constrained_diffusion.power.outages import KINDS
+from sdv_constrained_diffusion.power.scenarios.draws import Draw, Drawable, OperatingPoint, Solver
+from sdv_constrained_diffusion.power.scenarios.models.outages import KINDS
 from sdv_constrained_diffusion.power.tables import BASE, WIDE
 
 SOLVED = 'Converged'

@@ -8,7 +8,7 @@ import numpy as np
 
 from sdv_constrained_diffusion.errors import GridError
 from sdv_constrained_diffusion.power.nets import title
-from sdv_constrained_diffusion.power.profiles import Chunk
+from sdv_constrained_diffusion.power.scenarios.models.profiles import Chunk
 from sdv_constrained_diffusion.power.tables import BASE
 
 KINDS = ('line', 'trafo')

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from sdv_constrained_diffusion.power.bench import Bench, sums_per_node
 from sdv_constrained_diffusion.power.grid import Grid
-from sdv_constrained_diffusion.power.newton_peer import NewtonPeer, import_lightsim2grid
 from sdv_constrained_diffusion.power.operating_points import OperatingPoints
 from sdv_constrained_diffusion.power.tables import WIDE
+from sdv_constrained_diffusion.power.validation.bench import Bench, sums_per_node
+from sdv_constrained_diffusion.power.validation.newton_peer import NewtonPeer, import_lightsim2grid
 
 ERRORS = tuple(f'error_{quantity}' for quantity in WIDE)
 """Columns of the largest differences between a solution and a row, in MW, Mvar, p.u. and degrees."""

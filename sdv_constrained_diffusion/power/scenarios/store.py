@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from sdv_constrained_diffusion.errors import GridError, MissingExtraError
-from sdv_constrained_diffusion.power.scenario_tables import REASON
+from sdv_constrained_diffusion.power.scenarios.rows import REASON
 
 try:
     import pyarrow as pa

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from scipy.special import ndtr, ndtri
 
 from sdv_constrained_diffusion.errors import GridError
-from sdv_constrained_diffusion.power.profiles import Chunk, Order, check_profile, hourly
+from sdv_constrained_diffusion.power.scenarios.models.profiles import Chunk, Order, check_profile, hourly
 
 PowerFactor = Literal['independent', 'constant']
 """Whether a load's active and reactive demand are drawn apart, or scaled by one factor."""
