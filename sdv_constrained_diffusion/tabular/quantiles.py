@@ -36,6 +36,7 @@ class QuantileCodec(ColumnCodec):
         self._slopes = values.diff() / features.diff()
         flat = self._slopes == 0
         self._in_mass = torch.nn.functional.pad(flat, (1, 0)) | torch.nn.functional.pad(flat, (0, 1))
+        self._low, self._high = self._ends_of_masses()
 
     @classmethod
     def fit(
@@ -61,7 +62,7 @@ class QuantileCodec(ColumnCodec):
 
     def encode(self, values: Table, generator: torch.Generator | None = None) -> Rows:
         """Normal scores."""
-        v = self._snap(values.T.contiguous())
+        v = values.T.contiguous()
         first_above = torch.searchsorted(self.values, v, right=True)
         segment = (first_above - 1).clamp(0, self._slopes.shape[1] - 1)
         linear = self._at(self.features, segment) + (v - self._at(self.values, segment)) / self._at(
@@ -69,10 +70,9 @@ class QuantileCodec(ColumnCodec):
         )
         if not self._in_mass.any():
             return linear.T
-        first_at = torch.searchsorted(self.values, v)
-        low = torch.where(first_at == 0, -FARTHEST, self._at(self.features, first_at))
-        high = torch.where(first_above == self.values.shape[1], FARTHEST, self._at(self.features, first_above - 1))
-        return torch.where(first_above - first_at >= 2, _between(low, high, generator), linear).T
+        mass, belongs = self._mass_at(v, first_above)
+        low, high = self._at(self._low, mass), self._at(self._high, mass)
+        return torch.where(belongs, _between(low, high, generator), linear).T
 
     def decode(self, numbers: Rows, states: Codes | None = None) -> Table:
         """Values in the columns' units; each derivative is its segment's slope."""
@@ -87,24 +87,34 @@ class QuantileCodec(ColumnCodec):
         if not self._in_mass.any():
             return torch.zeros_like(values, dtype=torch.bool)
         v = values.T.contiguous()
-        return (torch.searchsorted(self.values, v, right=True) - torch.searchsorted(self.values, v) >= 2).T
+        below = torch.searchsorted(self.values, v, right=True) - 1
+        return (self._at(self._in_mass, below) & (self._at(self.values, below) == v)).T
 
     def select(self, positions: Sequence[int]) -> 'QuantileCodec':
         """The codec of some of its columns."""
         chosen = list(positions)
         return QuantileCodec(self.features[chosen], self.values[chosen], self.resolution[chosen])
 
-    def _snap(self, v: Tensor) -> Tensor:
-        """Moves values to a point mass within the resolution, and to a limit that they exceed."""
-        if not self._in_mass.any():
-            return v
-        above = torch.searchsorted(self.values, v)
-        for knot in (above, above - 1):
-            nearest = self._at(self.values, knot)
+    def _mass_at(self, v: Tensor, first_above: Tensor) -> tuple[Tensor, Tensor]:
+        """A knot of the point mass next to each value, and whether the value belongs to it.
+
+        It does within the resolution, and beyond a limit of the column.
+        """
+        found, belongs = torch.zeros_like(first_above), torch.zeros_like(v, dtype=torch.bool)
+        for knot in (first_above, first_above - 1):
             beyond = (knot < 0) | (knot >= self.values.shape[1])
-            close = ((v - nearest).abs() <= self.resolution[:, None]) | beyond
-            v = torch.where(close & self._at(self._in_mass, knot), nearest, v)
-        return v
+            close = ((v - self._at(self.values, knot)).abs() <= self.resolution[:, None]) | beyond
+            mine = close & self._at(self._in_mass, knot)
+            found, belongs = torch.where(mine, knot, found), belongs | mine
+        return found, belongs
+
+    def _ends_of_masses(self) -> tuple[Tensor, Tensor]:
+        """Where in model space the group of knots of equal value begins and ends, both shape (column, knot)."""
+        number = self.values.shape[1]
+        first = torch.searchsorted(self.values, self.values)
+        last = torch.searchsorted(self.values, self.values, right=True) - 1
+        low = torch.where(first == 0, -FARTHEST, self._at(self.features, first))
+        return low, torch.where(last == number - 1, FARTHEST, self._at(self.features, last))
 
     @staticmethod
     def _at(table: Tensor, index: Tensor) -> Tensor:
