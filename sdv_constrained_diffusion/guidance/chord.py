@@ -19,7 +19,7 @@ from sdv_constrained_diffusion._types import ColumnMask, PerColumn, Residuals, T
 from sdv_constrained_diffusion.constraints.linearisation import Linearisation, alike
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem
 from sdv_constrained_diffusion.guidance.border import Border
-from sdv_constrained_diffusion.guidance.local import LocalSteps
+from sdv_constrained_diffusion.guidance.local import SPARSE, LocalSteps, num_products
 
 RANK_TOLERANCE = 1e-9
 """Pivots below this share of the largest count as zero: far above float64's rounding, far below physics."""
@@ -55,6 +55,7 @@ class Chord:
         self.sensitivity = (typical.abs() / steps / system.tolerance[:, None]).amax(0).sum(0)
         self.norm = float(torch.linalg.matrix_norm(typical / self.equation_scale[:, None], 2).max())
         self.bounds = _bounds(system, typical)
+        self._sparse = num_products((typical[:, ~self.bounds] != 0).any(0)) < SPARSE
         self._free = self.scale > 0
         self._bases: dict[bytes, Border] = {}
         self._without: dict[bytes, Chord] = {}
@@ -119,8 +120,8 @@ class Chord:
             group = torch.empty(len(values), dtype=torch.int64)
             for number, rows in enumerate(groups):
                 group[rows] = number
-            jacobian = typical.float()[group]
-        return LocalSteps(jacobian, measure, fixed | ~self._free, idle[:, used], used)
+            jacobian = typical if len(groups) == 1 else typical[group]
+        return LocalSteps(jacobian, measure, fixed | ~self._free, idle[:, used], used, self._sparse)
 
     def _base(self, labels: Tensor) -> Border:
         """What the rows of one combination of labels, shape (row, label), share."""

@@ -6,16 +6,21 @@ unit of model space there) the shortest move that meets the linearised equations
 `D = diag(d_i^2)`, with the Jacobian J of typical rows: one factorisation for each row, made once.
 """
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sdv_constrained_diffusion._batches import SIZE
+from sdv_constrained_diffusion._batches import SIZE, filled
+from sdv_constrained_diffusion._sparse import compressed
 from sdv_constrained_diffusion._types import ColumnMask, EquationMask, Residuals, Table
 
 RIDGE = 1e-6
 """Added to the diagonal of the equilibrated matrix: the factorisation is in single precision, and of redundant
 equations any one will do."""
+
+SPARSE = 0.1
+"""Share of the products of a normal matrix up to which they are made one by one."""
 
 
 class LocalSteps:
@@ -23,36 +28,36 @@ class LocalSteps:
 
     def __init__(
         self,
-        jacobian: Float[Tensor, 'row equation column'],
+        jacobian: Float[Tensor, 'some equation column'],
         measure: Table,
         fixed: ColumnMask,
         idle: EquationMask,
         used: Bool[Tensor, ' any'],
+        sparse: bool,
     ) -> None:
         """Factorises.
 
         Args:
-            jacobian: of the rows, in standardised columns and equations, shape (row, equation, column).
+            jacobian: of the rows, in standardised columns and equations, shape (row, equation, column); one that all
+                rows share, shape (1, equation, column).
             measure: of each row's columns, in column standard deviations.
             fixed: columns that may not move, shape (row, column).
             idle: equations that ask nothing of a row, shape (row, equation).
             used: which equations of the system these are. Bounds of single columns need none: a column is held there.
+            sparse: whether to leave out products of zeros. It may not hang on the rows: it is seen in the last bits.
         """
-        # Whole sizes, so that every row's matrices lie in memory alike, and round alike.
-        self._used, columns = used, measure.shape[1]
-        equations = int(used.sum())
-        wide, high = -columns % SIZE, -equations % SIZE
-        self._scaled = torch.nn.functional.pad(jacobian.float(), (0, wide, 0, high))
-        own = torch.nn.functional.pad(measure.masked_fill(fixed, 0), (0, wide)).float()
-        asked = torch.nn.functional.pad(~idle, (0, high)).float()
-        self._scaled *= own[:, None, :] * asked[:, :, None]
-        normal = self._scaled @ self._scaled.mT
+        self._used, self._entries = used, _Entries((jacobian != 0).any(0))
+        equation, column = self._entries.equation, self._entries.column
+        self._own = measure.masked_fill(fixed, 0).float()
+        # Shape (entry, row): rows lie side by side, and never meet.
+        self._values = jacobian[:, equation, column].float().T * self._own.T[column] * (~idle).float().T[equation]
+        normal = self._entries.normal(self._values, sparse)
         size = normal.diagonal(dim1=1, dim2=2).sqrt()
         self._size = torch.where(size > 0, size, 1.0)
-        normal = normal / (self._size[:, :, None] * self._size[:, None, :])
+        normal /= self._size[:, :, None]
+        normal /= self._size[:, None, :]
         normal.diagonal(dim1=1, dim2=2).copy_(torch.where(size > 0, 1 + RIDGE, 1.0))
         self._factor, _ = torch.linalg.cholesky_ex(normal)
-        self._own, self._shape = own, (equations, columns)
 
     def move(self, deviation: Residuals, rows: Int[Tensor, ' some']) -> Table:
         """The shortest moves, in column standard deviations, shape (some, column).
@@ -61,11 +66,68 @@ class LocalSteps:
             deviation: signed residuals outside their limits, standardised, of some of the rows.
             rows: which of them.
         """
-        equations, columns = self._shape
-        everyone = len(rows) == len(self._own)
-        scaled, factor, size, own = (
-            each if everyone else each[rows] for each in (self._scaled, self._factor, self._size, self._own)
-        )
-        right = torch.nn.functional.pad(deviation[:, self._used].float(), (0, size.shape[1] - equations)) / size
-        multiplier = torch.cholesky_solve(right[:, :, None], factor) / size[:, :, None]
-        return -((scaled.mT @ multiplier)[:, :, 0] * own)[:, :columns].to(deviation)
+        factor, size, values, own = self._factor, self._size, self._values, self._own
+        if len(rows) < len(own):
+            factor, size, values, own = factor[rows], size[rows], values[:, rows], own[rows]
+        right = deviation[:, self._used].float()
+        right = torch.nn.functional.pad(right, (0, size.shape[1] - right.shape[1])) / size
+        multiplier = torch.cholesky_solve(right[:, :, None], factor)[:, :, 0] / size
+        return (-self._entries.by_columns(values, multiplier) * own).to(deviation)
+
+
+class _Entries:
+    """Where Jacobians are not zero.
+
+    Attributes:
+        equation: of each entry, column by column.
+        column: of each entry.
+    """
+
+    def __init__(self, where: Bool[Tensor, 'equation column']) -> None:
+        """Finds the entries, and the pairs of them that meet in a column."""
+        self.column, self.equation = where.T.nonzero().unbind(1)
+        self._shape = (len(where), where.shape[1])
+        # Whole sizes, so that every row's matrices lie in memory alike, and round alike.
+        self._whole = len(where) + -len(where) % SIZE
+
+    def normal(self, values: Float[Tensor, 'entry row'], sparse: bool) -> Float[Tensor, 'row whole whole']:
+        """`J J^T` of the rows; of a sparse one the lower triangle."""
+        num_rows, size = values.shape[1], self._whole
+        if not sparse:
+            wide = self._shape[1] + -self._shape[1] % SIZE
+            full = values.new_zeros(num_rows, size, wide)
+            full[:, self.equation, self.column] = values.T
+            return full @ full.mT
+        one, other = self._pairs()
+        cell = self.equation[one] * size + self.equation[other]
+        cells, place = cell.unique(return_inverse=True)
+        normal = values.new_zeros(num_rows, size * size)
+        normal[:, cells] = _sums(values[one] * values[other], place, len(cells)).T
+        return normal.view(num_rows, size, size)
+
+    def by_columns(self, values: Float[Tensor, 'entry row'], multiplier: Float[Tensor, 'row whole']) -> Table:
+        """`J^T` times a multiplier of each equation, shape (row, whole)."""
+        return _sums(values * multiplier.T[self.equation], self.column, self._shape[1]).T
+
+    def _pairs(self) -> tuple[Tensor, Tensor]:
+        """Entries of one column, each with itself and those before it."""
+        column = self.column.numpy()
+        entry = np.arange(len(column))
+        before = entry - np.searchsorted(column, column)
+        one = np.repeat(entry, before + 1)
+        back = np.arange(len(one)) - np.repeat(np.cumsum(before + 1) - (before + 1), before + 1)
+        return torch.from_numpy(one), torch.from_numpy(one - back)
+
+
+def num_products(where: Bool[Tensor, 'equation column']) -> float:
+    """Products that a normal matrix needs, as a share of those with zeros."""
+    in_column = where.sum(0).double()
+    return float(in_column.square().sum() / max(len(where) ** 2 * where.shape[1], 1))
+
+
+def _sums(terms: Float[Tensor, 'term row'], place: Int[Tensor, ' term'], number: int) -> Float[Tensor, 'place row']:
+    """Sums of the terms that have one place, in their order."""
+    order = place.argsort(stable=True)
+    first = torch.nn.functional.pad(place.bincount(minlength=number).cumsum(0), (1, 0))
+    matrix = compressed(first, order, terms.new_ones(len(order)), (number, len(terms)))
+    return (matrix @ filled(terms.T).T.contiguous())[:, : terms.shape[1]]

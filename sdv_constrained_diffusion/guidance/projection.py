@@ -27,7 +27,7 @@ LEAST_SHARE = 0.02
 """Least measure of a column, in standard deviations: what model space calls flat must be able to move where nothing
 else helps."""
 
-LOCAL_ENTRIES = 2**24
+LOCAL_ENTRIES = 2**25
 """Entries of Jacobians of rows with factorisations of their own that are held at a time."""
 
 

@@ -4,7 +4,6 @@ Real arithmetic throughout: `e = vm cos va`, `f = vm sin va`, `Y = G + jB`. A te
 with its row of the bus admittance matrix, or an end of a branch, with that end's row of the branch admittances.
 """
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sdv_constrained_diffusion._batches import SIZE
+from sdv_constrained_diffusion._sparse import compressed
 
 Nodes = Float[Tensor, 'row node']
 """One number per node of the grid."""
@@ -134,10 +134,7 @@ def packed(matrix: Any) -> Tensor:
     rows = sp.csr_matrix(matrix)
     if rows.shape[1] <= DENSE_NODES:
         return torch.nn.functional.pad(torch.from_numpy(rows.toarray()), (0, -rows.shape[1] % SIZE))
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', UserWarning)  # torch calls the format a beta, once in a process
-        first, place, entry = (torch.from_numpy(part) for part in (rows.indptr, rows.indices, rows.data))
-        return torch.sparse_csr_tensor(first, place, entry, rows.shape)
+    return compressed(*(torch.from_numpy(part) for part in (rows.indptr, rows.indices, rows.data)), rows.shape)
 
 
 def product(rows: Float[Tensor, 'row many'], matrix: Tensor) -> Float[Tensor, 'row few']:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from sdv_constrained_diffusion.constraints.base import constraint
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem
 from sdv_constrained_diffusion.guidance.chord import Chord
-from sdv_constrained_diffusion.guidance.local import LocalSteps
+from sdv_constrained_diffusion.guidance.local import LocalSteps, num_products
 from sdv_constrained_diffusion.guidance.projection import ResultCode, project
 
 
@@ -20,22 +21,25 @@ def random_system(seed, rows, columns, equations):
     return jacobian, measure, torch.from_numpy(random.normal(size=(rows, equations)))
 
 
-def steps(jacobian, measure, fixed=None, idle=None):
+def steps(jacobian, measure, fixed=None, idle=None, sparse=False):
     rows, equations = len(measure), len(jacobian)
     fixed = torch.zeros_like(measure, dtype=torch.bool) if fixed is None else fixed
     idle = torch.zeros(rows, equations, dtype=torch.bool) if idle is None else idle
     used = torch.ones(equations, dtype=torch.bool)
-    return LocalSteps(jacobian.expand(rows, -1, -1), measure, fixed, idle, used)
+    return LocalSteps(jacobian[None], measure, fixed, idle, used, sparse)
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10_000), columns=st.integers(3, 9), data=st.data())
-def test_a_step_is_the_shortest_in_the_rows_own_measure(seed, columns, data):
+@given(seed=st.integers(0, 10_000), columns=st.integers(3, 9), sparse=st.booleans(), data=st.data())
+def test_a_step_is_the_shortest_in_the_rows_own_measure(seed, columns, sparse, data):
     equations = data.draw(st.integers(1, columns - 2))
     jacobian, measure, deviation = random_system(seed, 5, columns, equations)
+    jacobian[torch.from_numpy(np.random.default_rng(seed).random(jacobian.shape) < 0.3)] = 0
+    if np.linalg.cond(jacobian[:, 1:].numpy()) > 1e3:
+        return
     fixed = torch.zeros(5, columns, dtype=torch.bool)
     fixed[1, 0] = True
-    moved = steps(jacobian, measure, fixed).move(deviation, torch.arange(5))
+    moved = steps(jacobian, measure, fixed, sparse=sparse).move(deviation, torch.arange(5))
     for row in range(5):
         d = np.diag((measure[row] * ~fixed[row]).numpy() ** 2)
         j, h = jacobian.numpy(), deviation[row].numpy()
@@ -57,14 +61,34 @@ def test_an_idle_equation_asks_for_nothing():
     torch.testing.assert_close(moved[2], without[2], rtol=1e-4, atol=1e-5)
 
 
-def test_rows_have_the_same_bits_in_any_company():
-    jacobian, measure, deviation = random_system(1, 40, 21, 13)
-    together = steps(jacobian, measure).move(deviation, torch.arange(40))
+@pytest.mark.parametrize('sparse', [False, True])
+@pytest.mark.parametrize(('columns', 'equations'), [(21, 13), (57, 40)])
+def test_rows_have_the_same_bits_in_any_company(columns, equations, sparse):
+    jacobian, measure, deviation = random_system(1, 40, columns, equations)
+    jacobian[torch.from_numpy(np.random.default_rng(2).random(jacobian.shape) < 0.6)] = 0
+    together = steps(jacobian, measure, sparse=sparse).move(deviation, torch.arange(40))
     for chosen in (torch.tensor([7]), torch.tensor([3, 11, 39])):
-        alone = steps(jacobian, measure[chosen]).move(deviation[chosen], torch.arange(len(chosen)))
+        alone = steps(jacobian, measure[chosen], sparse=sparse).move(deviation[chosen], torch.arange(len(chosen)))
         assert torch.equal(alone, together[chosen])
-        part = steps(jacobian, measure).move(deviation[chosen], chosen)
+        part = steps(jacobian, measure, sparse=sparse).move(deviation[chosen], chosen)
         assert torch.equal(part, together[chosen])
+
+
+def test_a_row_has_the_same_bits_beside_rows_with_other_entries():
+    jacobian, measure, deviation = random_system(4, 24, 20, 11)
+    random = np.random.default_rng(5)
+    own = jacobian * torch.from_numpy(random.random((24, 11, 20)) < 0.2)
+    own[:, torch.arange(11), torch.arange(11)] = jacobian.diagonal()
+    nothing, used = torch.zeros(24, 20, dtype=torch.bool), torch.ones(11, dtype=torch.bool)
+    together = LocalSteps(own, measure, nothing, nothing[:, :11], used, True).move(deviation, torch.arange(24))
+    one = slice(3, 4)
+    alone = LocalSteps(own[one], measure[one], nothing[one], nothing[one, :11], used, True)
+    assert torch.equal(alone.move(deviation[one], torch.arange(1)), together[one])
+
+
+def test_products_are_counted_column_by_column():
+    where = torch.tensor([[True, True, False], [True, False, False]])
+    assert num_products(where) == pytest.approx(5 / 12)
 
 
 def test_a_projection_moves_what_its_measure_makes_cheap():
