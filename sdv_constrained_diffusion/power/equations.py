@@ -134,7 +134,8 @@ def packed(matrix: Any) -> Tensor:
     rows = sp.csr_matrix(matrix)
     if rows.shape[1] <= DENSE_NODES:
         return torch.nn.functional.pad(torch.from_numpy(rows.toarray()), (0, -rows.shape[1] % SIZE))
-    return compressed(*(torch.from_numpy(part) for part in (rows.indptr, rows.indices, rows.data)), rows.shape)
+    first, column, entry = (torch.from_numpy(part) for part in (rows.indptr, rows.indices, rows.data))
+    return compressed(first, column, entry, rows.shape)
 
 
 def product(rows: Float[Tensor, 'row many'], matrix: Tensor) -> Float[Tensor, 'row few']:
