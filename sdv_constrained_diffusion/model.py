@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from sdv_constrained_diffusion._batches import in_threads
 from sdv_constrained_diffusion._types import Table
 from sdv_constrained_diffusion.diffusion.denoiser import Denoiser
 from sdv_constrained_diffusion.diffusion.presets import Preset
@@ -166,10 +167,10 @@ class DiffusionModel:
         """
         if guidance != self._drawn_with:
             self._waiting, self._drawn_with = None, guidance
-        blocks = [] if self._waiting is None else [self._waiting]
-        while sum(map(len, blocks)) < num_rows:
-            blocks.append(self._draw_block(guidance, self._next_generator()))
-        values = torch.cat(blocks)
+        waiting = [] if self._waiting is None else [self._waiting]
+        missing = max(math.ceil((num_rows - sum(map(len, waiting))) / BLOCK), 0)
+        generators = [self._next_generator() for _ in range(missing)]
+        values = torch.cat([*waiting, *in_threads(lambda each: self._draw_block(guidance, each), generators)])
         self._waiting = values[num_rows:].clone()
         return self.encoder.frame(values[:num_rows])
 
@@ -187,14 +188,15 @@ class DiffusionModel:
             DataError: a value is one that the column cannot take.
         """
         encoder = self.encoder.select(list(known.columns))
-        blocks = []
-        for part in encoder.values(known).split(BLOCK):
-            generator = self._next_generator()
+
+        def completed(part: Table, generator: torch.Generator) -> Table:
             # Filled up to a whole block, so that a row has the same bits whatever comes with it.
             filled = torch.cat([part, part[-1:].expand(BLOCK - len(part), -1)])
             given = Given(encoder.encode(filled, generator), encoder.features(torch.ones_like(filled).bool()))
-            blocks.append(self._draw_block(guidance, generator, given)[: len(part)])
-        return self.encoder.frame(torch.cat(blocks))
+            return self._draw_block(guidance, generator, given)[: len(part)]
+
+        parts = [(part, self._next_generator()) for part in encoder.values(known).split(BLOCK)]
+        return self.encoder.frame(torch.cat(in_threads(lambda each: completed(*each), parts)))
 
     def draw_apart(self, num_rows: int, guidance: Guidance | None = None) -> pd.DataFrame:
         """Rows as `sample` draws them, always the same and without touching its stream; arguments as there."""
@@ -225,11 +227,9 @@ class DiffusionModel:
         if self.denoiser is None:
             return self.encoder.decode(torch.zeros(BLOCK, 0, dtype=torch.float64))
         denoiser = self.denoiser if guidance is None else guidance.guide(self.denoiser, self.encoder, generator)
-        with torch.no_grad():
-            if guidance is not None and guidance.labels:
-                given = self._with_labels(guidance.labels, generator, given)
-            rows = self._sampler.sample(denoiser, BLOCK, self.encoder.num_features, generator, given)
-            return self.encoder.decode(rows)
+        if guidance is not None and guidance.labels:
+            given = self._with_labels(guidance.labels, generator, given)
+        return self.encoder.decode(self._sampler.sample(denoiser, BLOCK, self.encoder.num_features, generator, given))
 
     def _with_labels(self, labels: list[str], generator: torch.Generator, given: Given | None) -> Given:
         """Draws the labels first: a law that depends on them must know them before the numbers take shape."""

@@ -65,13 +65,14 @@ class Chord:
         if not (columns & self._free).any():
             return self
         key = np.packbits(columns.numpy()).tobytes()
-        if key not in self._without:
+        part = self._without.get(key)
+        if part is None:
             if len(self._without) >= MOST_BASES:
                 self._without.clear()
             part = copy.copy(self)
             part._free, part._bases, part._without = self._free & ~columns, {}, {}
             self._without[key] = part
-        return self._without[key]
+        return part
 
     def redundant(self) -> list[str]:
         """Names of the equations that the others imply at every typical row (pivoted QR factorisation)."""
@@ -127,12 +128,13 @@ class Chord:
         """What the rows of one combination of labels, shape (row, label), share."""
         first = labels[0] if len(labels) else labels.new_zeros(labels.shape[1])
         key = self._at.key(first)
-        if key not in self._bases:
+        base = self._bases.get(key)
+        if base is None:
             if len(self._bases) >= MOST_BASES:
                 self._bases.clear()
             jacobian = self._at.jacobian(first) / self.equation_scale[:, None] * self._free
-            self._bases[key] = _factorised(jacobian, self.system.lower == self.system.upper)
-        return self._bases[key]
+            base = self._bases[key] = _factorised(jacobian, self.system.lower == self.system.upper)
+        return base
 
 
 def _bounds(system: ConstraintSystem, typical: Float[Tensor, 'combination equation column']) -> Tensor:

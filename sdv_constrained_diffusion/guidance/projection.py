@@ -8,8 +8,10 @@ import enum
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
-from sdv_constrained_diffusion._batches import SIZE
+from sdv_constrained_diffusion._batches import SIZE, in_threads
 from sdv_constrained_diffusion._types import ColumnMask, Jacobians, PerRow, Residuals, RowCodes, Table
 from sdv_constrained_diffusion.guidance.chord import Chord, standardised_move
 from sdv_constrained_diffusion.guidance.local import LocalSteps
@@ -83,12 +85,13 @@ def project(
     scale = torch.where(chord.scale > 0, chord.scale, 1.0)
     measured = None if measure is None or entries > MOST_ENTRIES else (measure / scale).clamp(min=LEAST_SHARE)
     block = BLOCK if measured is None else max(min(BLOCK, LOCAL_ENTRIES // entries // SIZE * SIZE), SIZE)
-    parts = [
-        _project(
-            chord, values[rows], fixed[rows], None if measured is None else measured[rows], chord_steps, newton_steps
-        )
-        for rows in torch.arange(len(values)).split(block)
-    ]
+
+
+    def some(rows: Int[Tensor, ' some']) -> Projected:
+        own = None if measured is None else measured[rows]
+        return _project(chord, values[rows], fixed[rows], own, chord_steps, newton_steps)
+
+    parts = in_threads(some, torch.arange(len(values)).split(block))
     joined = (torch.cat([getattr(part, name) for part in parts]) for name in ('values', 'codes', 'displacement'))
     return Projected(*joined)
 
