@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from sdv_constrained_diffusion._batches import in_threads
 from sdv_constrained_diffusion._types import Table
@@ -189,7 +190,7 @@ class DiffusionModel:
         """
         encoder = self.encoder.select(list(known.columns))
 
-        def completed(part: Table, generator: torch.Generator) -> Table:
+        def completed(part: Table, generator: torch.Generator) -> Tensor:
             # Filled up to a whole block, so that a row has the same bits whatever comes with it.
             filled = torch.cat([part, part[-1:].expand(BLOCK - len(part), -1)])
             given = Given(encoder.encode(filled, generator), encoder.features(torch.ones_like(filled).bool()))
