@@ -173,7 +173,7 @@ class Grid:
         y_bus, y_ends, loading = self.y_bus.copy(), self.y_ends.tolil(copy=True), self.loading_per_pu.copy()
         elements = [each.rpartition('_')[0] if each.startswith('trafo3w') else each for each in self.branches]
         of_end = np.array(elements, dtype=object)[self.end_branch]
-        for outage in outages:
+        for outage in dict.fromkeys(outages):
             gone = of_end == outage
             if not gone.any():
                 known = list(dict.fromkeys(elements))

@@ -1,7 +1,7 @@
 """Operating limits as a constraint: voltage bands, generators' ranges, branch ratings, differences of angles."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -19,13 +19,11 @@ from sdv_constrained_diffusion.power.tables import column
 FlowLimit = Literal['apparent', 'current']
 """What a branch's rating limits at both of its ends: apparent power (MATPOWER) or current (`pandapower.runopp`)."""
 
-BOUNDED = {
-    'vm_pu': ('vm_pu', 'p.u.'),
-    'pg_mw': ('p_mw', 'MW'),
-    'qg_mvar': ('q_mvar', 'Mvar'),
-}
-"""Quantities whose columns have limits: pandapower's name of it in `min_...` and `max_...`, and the unit."""
+BOUNDED = {'vm_pu': 'p.u.', 'pg_mw': 'MW', 'qg_mvar': 'Mvar', 'loading_percent': '%'}
+"""Quantities whose columns have limits, and their units."""
 
+IN_PANDAPOWER = {'vm_pu': 'vm_pu', 'pg_mw': 'p_mw', 'qg_mvar': 'q_mvar'}
+"""What pandapower calls them in `min_...` and `max_...`."""
 
 UNHEARD_OF = 2.0
 """Voltage in p.u. that no bus without a limit has."""
@@ -34,14 +32,15 @@ UNHEARD_OF = 2.0
 class OperatingLimits(Constraint):
     """What an operating point must not exceed.
 
-    Voltages and generation have limits where the table has their columns, and values at a limit are delivered as
-    exactly the limit. Branches have limits where the table has the voltages at their ends; those that no voltage within
-    its band can exceed are left out. Of a table with net injections only, generators cannot be judged: demand and
-    generation must stand apart.
+    Voltages, generation and loadings have limits where the table has their columns, and values at a limit are delivered
+    as exactly the limit. Other branches have limits where the table has the voltages at their ends; those that no
+    voltage within its band can exceed are left out. Of a table with net injections only, generators cannot be judged:
+    demand and generation must stand apart.
 
     Attributes:
         grid: the network's data.
         columns: the table's columns that are limited, or that limited quantities depend on.
+        not_judged: standard names of limits that the table cannot tell.
     """
 
     def __init__(
@@ -59,7 +58,8 @@ class OperatingLimits(Constraint):
             grid: the network's data.
             limits: lower and upper limit by standard name (`power.tables`) for `vm_pu_*` in p.u., `pg_mw_*` in MW and
                 `qg_mvar_*` in Mvar, and by branch for `loading_percent_<branch>`, `s_mva_<branch>` in MVA and
-                `angle_difference_degree_<branch>`; infinite for none. Those that the table cannot tell are left out.
+                `angle_difference_degree_<branch>`; infinite for none. Those that the table cannot tell are left out,
+                and listed in `not_judged`.
             columns: from the standard name of a column to the table's own.
             table: the table's columns; None for the wide table, p, q, vm and va of every bus.
             units: how the table writes powers and angles.
@@ -67,8 +67,8 @@ class OperatingLimits(Constraint):
                 of a branch's rating or, of angles, in radians.
 
         Raises:
-            ConstraintError: a name is unknown, a lower limit exceeds its upper one, or no limit can be judged on the
-                table.
+            ConstraintError: a name is unknown, a lower limit exceeds its upper one or bounds a flow, or no limit can be
+                judged on the table.
         """
         self.grid, self.tolerance_pu, self._limits = grid, tolerance_pu, dict(limits)
         self._found = found = PowerColumns(grid, columns, table, units, self.name)
@@ -77,8 +77,10 @@ class OperatingLimits(Constraint):
         band = {quantity: self._own_columns(quantity) for quantity in BOUNDED}
         states = found.states()
         seen = (states[: len(grid.y_bus)] >= 0) & (states[len(grid.y_bus) :] >= 0)
-        wanted = {each: self._ends(each, seen) for each in (APPARENT, 'loading_percent', ANGLE)}
         places = [place for own in band.values() for place in own]
+        told = {found.standard(place) for place in places}
+        wanted = {each: self._ends(each, seen, told) for each in (APPARENT, 'loading_percent', ANGLE)}
+        self.not_judged = self._without_columns(seen, told)
         reads = {*places}
         if any(len(ends) for ends, _ in wanted.values()):
             reads |= set(states[states >= 0].tolist())
@@ -110,8 +112,9 @@ class OperatingLimits(Constraint):
         """The limits that a pandapower network states, those that `pandapower.runopp` keeps.
 
         Args:
-            net: a `pandapowerNet`, left as it is: `min_vm_pu` and `max_vm_pu` of buses, `min_p_mw` and the like of
-                external grids, generators and static generators, `max_loading_percent` of lines and transformers.
+            net: a `pandapowerNet`, left as it is: `min_vm_pu` and `max_vm_pu` of buses, and of generators within them;
+                `min_p_mw` and the like of external grids and of what is controllable, which generators are unless they
+                say otherwise, static generators only if they say so; `max_loading_percent` of lines and transformers.
             columns: from the standard name of a column to the table's own.
             table: the table's columns; None for the wide table.
             units: how the table writes powers and angles.
@@ -131,14 +134,20 @@ class OperatingLimits(Constraint):
             )
         grid = Grid.from_pandapower(net)
         limits = {
-            **_of_table(net.bus, [(str(bus), bus) for bus in grid.buses], 'vm_pu'),
+            **_of_voltages(net, grid),
             **_of_generators(net, grid),
             **_of_branches(net, grid, flow_limit),
         }
         if max_angle_difference_degree is not None:
             pair = (-max_angle_difference_degree, max_angle_difference_degree)
             limits |= {column(ANGLE, branch): pair for branch in grid.branches}
-        return cls(grid, limits, columns, table, units, tolerance_pu)
+        made = cls(grid, limits, columns, table, units, tolerance_pu)
+        if max_angle_difference_degree is not None and not any(name.startswith(ANGLE) for name in made._names):
+            raise ConstraintError(
+                'OperatingLimits needs the voltages at both ends of a branch to limit their angles, but the table has '
+                'them for no branch. Pass a table with vm_pu_* and va_degree_*, or leave max_angle_difference_degree.'
+            )
+        return made
 
     def on(self, grid: Grid) -> 'OperatingLimits':
         """The same limits on another state of the grid, as `PowerFlow.on`."""
@@ -231,16 +240,20 @@ class OperatingLimits(Constraint):
             if np.isfinite(self._limits.get(column(quantity, labels[element]), (-np.inf, np.inf))).any()
         ]
 
-    def _ends(self, quantity: str, seen: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        """Ends of branches at which a quantity has a limit that can bind and can be judged, and their branches."""
+    def _ends(self, quantity: str, seen: np.ndarray, told: Collection[str]) -> tuple[np.ndarray, list[str]]:
+        """Ends of branches at which a quantity has a limit that can bind and can be judged, and their branches.
+
+        Args:
+            quantity: of branches.
+            seen: which nodes have their voltage in the table.
+            told: standard names of quantities that have columns of their own.
+        """
         grid, ends = self.grid, []
         per_branch = dict.fromkeys(grid.end_branch.tolist(), 0)
         for end, branch in enumerate(grid.end_branch.tolist()):
             name = column(quantity, grid.branches[branch])
             both = np.flatnonzero(grid.end_branch == branch)
-            # The power of a winding depends on the voltages at all three.
-            nodes = [*grid.end_node[both], *grid.y_ends[both].indices]
-            if name not in self._limits or not seen[nodes].all():
+            if name not in self._limits or name in told or not seen[self._nodes_of(both)].all():
                 continue
             # Both ends of a branch may carry the larger power; of the others one end stands for the branch.
             if (quantity != APPARENT and per_branch[branch]) or (quantity == ANGLE and len(both) < 2):
@@ -249,6 +262,23 @@ class OperatingLimits(Constraint):
                 per_branch[branch] += 1
                 ends.append(end)
         return np.array(ends, dtype=np.int64), [grid.branches[grid.end_branch[end]] for end in ends]
+
+    def _nodes_of(self, both: np.ndarray) -> list[int]:
+        """Nodes on whose voltages the flows at a branch's ends depend: of a winding, those of all three."""
+        return [*self.grid.end_node[both], *self.grid.y_ends[both].indices]
+
+    def _without_columns(self, seen: np.ndarray, told: Collection[str]) -> tuple[str, ...]:
+        """Standard names of finite limits for which columns are missing, see `_ends`."""
+        grid = self.grid
+        unseen = {
+            name
+            for number, name in enumerate(grid.branches)
+            if not seen[self._nodes_of(np.flatnonzero(grid.end_branch == number))].all()
+        }
+        of_branches = {column(each, branch) for each in (APPARENT, 'loading_percent', ANGLE) for branch in unseen}
+        of_columns = {column(each, label) for each in IN_PANDAPOWER for label in grid.labels(each)}
+        finite = [name for name, pair in self._limits.items() if np.isfinite(pair).any()]
+        return tuple(name for name in finite if name not in told and name in of_branches | of_columns)
 
     def _may_bind(self, quantity: str, end: int, both: np.ndarray, low: float, high: float) -> bool:
         """Whether voltages within their bands can exceed the limit."""
@@ -275,8 +305,9 @@ class OperatingLimits(Constraint):
             names = [self._found.standard(place) for place in places]
             self._names += names
             self._pairs += [self._limits[name] for name in names]
-            self.unit += [BOUNDED[quantity][1]] * len(names)
-            self.tolerance += [self.tolerance_pu * (1.0 if quantity == 'vm_pu' else self.grid.sn_mva)] * len(names)
+            self.unit += [BOUNDED[quantity]] * len(names)
+            size = {'vm_pu': 1.0, 'loading_percent': 100.0}.get(quantity, self.grid.sn_mva)
+            self.tolerance += [self.tolerance_pu * size] * len(names)
         for quantity, (ends, branches) in wanted.items():
             for end, branch in zip(ends, branches, strict=True):
                 low, high = self._limits[column(quantity, branch)]
@@ -289,7 +320,7 @@ class OperatingLimits(Constraint):
 
     def _check(self, limits: Mapping[str, tuple[float, float]]) -> None:
         known = {
-            *(column(quantity, label) for quantity in BOUNDED for label in self.grid.labels(quantity)),
+            *(column(quantity, label) for quantity in IN_PANDAPOWER for label in self.grid.labels(quantity)),
             *(column(each, label) for each in (APPARENT, 'loading_percent', ANGLE) for label in self.grid.branches),
         }
         for name, (low, high) in limits.items():
@@ -304,29 +335,55 @@ class OperatingLimits(Constraint):
                     f'{self.name} needs a lower limit of {name!r} that is at most the upper one, but got {low} and '
                     f'{high}. Mend the network or the limits.'
                 )
+            if low > 0 and name.startswith((APPARENT, 'loading_percent')):
+                raise ConstraintError(
+                    f'{self.name} limits flows from above only, but got at least {low} for {name!r}. Pass -inf or 0, '
+                    'or write the constraint yourself.'
+                )
 
 
-def _of_table(table: pd.DataFrame, elements: list[tuple[str, int]], quantity: str) -> dict[str, tuple[float, float]]:
-    """Limits of one quantity by its standard name, infinite where pandapower has none."""
-    name = BOUNDED[quantity][0]
-    found = {}
-    for label, index in elements:
-        pair = [
-            float(table[f'{side}_{name}'].get(index, np.nan)) if f'{side}_{name}' in table else np.nan
-            for side in ('min', 'max')
-        ]
-        low, high = (default if np.isnan(each) else each for each, default in zip(pair, (-np.inf, np.inf), strict=True))
-        found[column(quantity, label)] = (low, high)
-    return found
+def _band(table: pd.DataFrame, index: int, quantity: str) -> tuple[float, float]:
+    """Limits of one element's quantity, infinite where pandapower has none."""
+    name = IN_PANDAPOWER[quantity]
+    low, high = (
+        float(table[f'{side}_{name}'].get(index, np.nan)) if f'{side}_{name}' in table else np.nan
+        for side in ('min', 'max')
+    )
+    return (-np.inf if np.isnan(low) else low), (np.inf if np.isnan(high) else high)
+
+
+def _of_voltages(net: Any, grid: Grid) -> dict[str, tuple[float, float]]:
+    """The bands of buses; generators set narrower ones, also for the buses that closed switches join to theirs."""
+    bands = {bus: _band(net.bus, bus, 'vm_pu') for bus in grid.buses}
+    node_of = dict(zip(grid.buses, grid.node.tolist(), strict=True))
+    for index in net.gen.index[net.gen['in_service'].astype(bool)]:
+        narrow = _band(net.gen, index, 'vm_pu')
+        for bus, (low, high) in bands.items():
+            if node_of[bus] == node_of.get(net.gen.at[index, 'bus']):
+                # What lies beyond the bus's own band does not count.
+                bands[bus] = (
+                    narrow[0] if low <= narrow[0] <= high else low,
+                    narrow[1] if low <= narrow[1] <= high else high,
+                )
+    return {column('vm_pu', str(bus)): band for bus, band in bands.items()}
 
 
 def _of_generators(net: Any, grid: Grid) -> dict[str, tuple[float, float]]:
+    """Ranges of what an optimal power flow dispatches, and q of generators whose p it leaves as it is."""
     found: dict[str, tuple[float, float]] = {}
     for label in grid.generators:
-        table, _, index = label.rpartition('_')
+        kind, _, index = label.rpartition('_')
+        dispatched = kind == 'ext_grid' or _controllable(net, kind, int(index))
         for quantity in ('pg_mw', 'qg_mvar'):
-            found |= _of_table(net[table], [(label, int(index))], quantity)
+            if dispatched or (kind == 'gen' and quantity == 'qg_mvar'):
+                found[column(quantity, label)] = _band(net[kind], int(index), quantity)
     return found
+
+
+def _controllable(net: Any, kind: str, index: int) -> bool:
+    """As `runopp` reads it: generators are unless they say otherwise, others only if they say so."""
+    said = net[kind]['controllable'].get(index) if 'controllable' in net[kind] else None
+    return kind == 'gen' if pd.isna(said) else bool(said)
 
 
 def _of_branches(net: Any, grid: Grid, flow_limit: FlowLimit) -> dict[str, tuple[float, float]]:

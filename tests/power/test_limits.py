@@ -1,10 +1,12 @@
 """Operating limits: those of the network, exact together with the power flow."""
 
+import copy
 import json
 import math
 import pickle
 
 import numpy as np
+import pandapower as pp
 import pandas as pd
 import pytest
 import torch
@@ -22,7 +24,8 @@ from sdv_constrained_diffusion.power.constraints import PowerFlow
 from sdv_constrained_diffusion.power.grid import Grid
 from sdv_constrained_diffusion.power.limits import OperatingLimits
 from sdv_constrained_diffusion.power.nets import result_row, solve
-from sdv_constrained_diffusion.power.tables import APART, FLOWS, KINDS, WIDE
+from sdv_constrained_diffusion.power.scenarios.solvers.opf_case import read_case
+from sdv_constrained_diffusion.power.tables import APART, FLOWS, KINDS, WIDE, column
 
 
 @pytest.fixture(scope='module')
@@ -289,3 +292,88 @@ def test_a_missing_column_of_a_limit_names_the_way_out():
         limits.require(names)
     assert str(caught.value).startswith("OperatingLimits needs column 'vm_pu_4', which the table lacks.")
     assert str(caught.value).endswith("Pass columns={'vm_pu_4': 'vmpu_4'} or rename the column.")
+
+
+def narrow_generators(net):
+    """Generators with bands of their own, one of them beyond its bus's; static ones, dispatched and not."""
+    net.gen['max_vm_pu'], net.gen['min_vm_pu'] = 1.02, 0.99
+    net.gen.loc[net.gen.index[0], 'max_vm_pu'] = 1.5
+    for controllable in (True, False, None):
+        pp.create_sgen(net, net.load['bus'].iloc[0], 30.0, max_p_mw=20.0, min_p_mw=0.0, controllable=controllable)
+    net.sgen['max_q_mvar'], net.sgen['min_q_mvar'] = 5.0, -5.0
+
+
+def left_alone(net):
+    net.gen['controllable'] = [False] + [True] * (len(net.gen) - 1)
+
+
+def nothing(net):
+    pass
+
+
+@pytest.mark.parametrize('change', [nothing, narrow_generators, left_alone], ids=lambda change: change.__name__)
+@pytest.mark.parametrize('name', ['case5', 'case9', 'case14', 'case24_ieee_rts', 'case30', 'case118'])
+def test_limits_are_those_that_pandapowers_optimal_power_flow_is_given(name, change):
+    net = copy.deepcopy(case(name))
+    change(net)
+    problem, limits = read_case(net), OperatingLimits.from_pandapower(net, table=grid_columns(net))
+    mine = {name: (low, high) for name, low, high in zip(limits._names, limits.lower, limits.upper, strict=True)}
+    nodes, generators = problem.at_bus.shape[0], len(problem.generators)
+    theirs = {}
+    for number, label in enumerate(problem.generators):
+        for quantity, place in (('pg_mw', 2 * nodes + number), ('qg_mvar', 2 * nodes + generators + number)):
+            theirs[f'{quantity}_{label}'] = tuple(
+                problem.sn_mva * side[place] for side in (problem.lower_x, problem.upper_x)
+            )
+    fixed = {net.bus.index.get_loc(bus) for bus in [*net.ext_grid['bus'], *undispatched(net)['bus']]}
+    for place, (bus, node) in enumerate(zip(problem.buses, problem.node_of_bus, strict=True)):
+        if place not in fixed:  # a set-point is no limit
+            theirs[f'vm_pu_{bus}'] = (problem.lower_x[node], problem.upper_x[node])
+    set_points = {f'pg_mw_gen_{index}' for index in undispatched(net).index}
+    for key, pair in theirs.items():
+        if key not in set_points:
+            assert mine.get(key, (-np.inf, np.inf)) == pytest.approx(pair, rel=1e-12, abs=1e-12), key
+    assert not set_points & set(mine)
+    assert not {key for key in mine if key.startswith(('pg', 'qg'))} - set(theirs)
+
+
+def undispatched(net):
+    return net.gen[~net.gen['controllable'].astype(bool)] if 'controllable' in net.gen else net.gen.head(0)
+
+
+def grid_columns(net):
+    grid = Grid.from_pandapower(net)
+    return [column(quantity, label) for quantity in APART for label in grid.labels(quantity)]
+
+
+def test_what_the_table_cannot_tell_is_listed():
+    net = case('case9')
+    limits = OperatingLimits.from_pandapower(net)
+    assert {name.rpartition('_')[0] for name in limits.not_judged} == {
+        'pg_mw_ext_grid',
+        'pg_mw_gen',
+        'qg_mvar_ext_grid',
+        'qg_mvar_gen',
+    }
+    without_angles = [name for name in grid_columns(net) if not name.startswith('va')]
+    limits = OperatingLimits.from_pandapower(net, table=without_angles)
+    assert {name.rpartition('_')[0] for name in limits.not_judged} == {'s_mva_line'}
+    assert OperatingLimits.from_pandapower(net, table=grid_columns(net)).not_judged == ()
+    with pytest.raises(ConstraintError, match='has them for no branch'):
+        OperatingLimits.from_pandapower(net, table=without_angles, max_angle_difference_degree=10.0)
+
+
+def test_a_column_of_loadings_is_limited_itself():
+    net = case('case5')
+    row = result_row(solve(net, who='test'), (*APART, *FLOWS))
+    names = [name for name in row.columns if not name.startswith(('vm', 'va'))]
+    limits = OperatingLimits.from_pandapower(net, table=names, flow_limit='current')
+    own = {name: pair for name, pair in limits.column_limits.items() if name.startswith('loading')}
+    assert own == {
+        f'loading_percent_line_{index}': (-np.inf, 100.0) for index in net.line.index[net.line.max_loading_percent > 0]
+    }
+    table = TableView.from_dataframe(row, limits.columns)
+    place = limits.equation_names(99).index('loading_percent_line_0')
+    assert limits.residual(table)[0, place] == row['loading_percent_line_0'].iloc[0]
+    with pytest.raises(ConstraintError, match='limits flows from above only, but got at least 5'):
+        OperatingLimits(limits.grid, {'s_mva_line_0': (5, 10)}, table=row.columns)

@@ -263,3 +263,8 @@ def test_derivatives_of_a_large_law_are_made_row_by_row_and_are_the_same(rows, m
 def test_one_word_is_no_list_of_topologies():
     with pytest.raises(ConstraintError, match=r"ByTopology needs .* but got PowerFlow and 'line_3'\. Pass a list"):
         ByTopology(PowerFlow.from_pandapower(case('case14')), 'line_3')
+
+
+def test_a_branch_that_is_named_twice_is_out_once():
+    grid = Grid.from_pandapower(case('case14'))
+    assert np.array_equal(grid.without('line_3', 'line_3').y_bus, grid.without('line_3').y_bus)
