@@ -1,5 +1,6 @@
 """Results of pandapower's time series, as `pandapower.timeseries.OutputWriter` writes them, read as a table."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
 }
 """Kinds of files that an `OutputWriter` writes, by how the name goes on after the variable; '.csv.gz' is a '.csv'."""
 
+BATCH = {
+    'res_bus': ('vm_pu', 'va_degree'),
+    'res_line': ('loading_percent',),
+    'res_trafo': ('loading_percent',),
+}
+"""Of what is read here, the variables that pandapower's batch mode can log (`pandapower.timeseries`)."""
+
 RATED = ('line', 'trafo')
 """Branches whose `loading_percent` pandapower calculates as this package does: each on its own rating and current."""
 
@@ -30,8 +38,11 @@ def read_time_series(folder: str | Path, net: Any) -> pd.DataFrame:
     Every variable that was logged and has a column in `power.tables` is read, in this package's names, signs and units:
     `res_bus.vm_pu`, `va_degree`, `p_mw`, `q_mvar`; `p_mw` and `q_mvar` of loads, external grids, generators and static
     generators; powers at the ends of lines, transformers and impedances; `loading_percent` of lines and transformers.
-    Variables or elements without one, such as currents, are left out. So are time steps whose power flow failed:
-    pandapower logs zeros for them.
+    Variables or elements without one, such as currents, are left out.
+
+    Of a time step that failed, `run_timeseries(..., continue_on_divergence=True)` logs zeros, and its files do not say
+    that it failed. Such a step is known by its voltages: it is left out if `res_bus.vm_pu` was logged and is 0 or NaN
+    at every bus. Without that variable all steps are kept, with a warning if one is 0 throughout.
 
     pandapower's bus powers count load as positive and contain shunts and wards. They become injections exactly:
     `p_mw = -(res_bus.p_mw - shunts - wards' pz_mw vm_pu^2)`, where shunts draw what they do in the network's own power
@@ -46,8 +57,9 @@ def read_time_series(folder: str | Path, net: Any) -> pd.DataFrame:
         float64 columns in the order of `tables.KINDS`; the index is the time step.
 
     Raises:
-        GridError: nothing in the folder can be read as a column, files differ in their time steps, bus powers were
-            logged without what their conversion needs, or as in `Grid.from_pandapower`.
+        GridError: nothing in the folder can be read as a column, files differ in their time steps, a file's columns may
+            be elements' indices as well as their positions, bus powers were logged without what their conversion needs,
+            or as in `Grid.from_pandapower`.
         MissingExtraError: pandapower is not installed, or openpyxl for an `.xlsx`.
     """
     solved = nets.solve(net, WHO)
@@ -68,7 +80,22 @@ def read_time_series(folder: str | Path, net: Any) -> pd.DataFrame:
                 f'{next(iter(found))!r} {len(first)}, or other ones. Remove the files of another run.'
             )
     table = pd.DataFrame(found).astype('float64').rename_axis(index='time_step')
-    return table[(table != 0).any(axis=1)]
+    return table[~_failed(table, solved)]
+
+
+def _failed(table: pd.DataFrame, solved: Any) -> pd.Series:
+    """Which time steps have no power flow: a solved one has a voltage somewhere."""
+    magnitudes = [name for bus in nets.energised(solved) if (name := column('vm_pu', bus)) in table]
+    if magnitudes:
+        return table[magnitudes].fillna(0.0).eq(0).all(axis=1)
+    zero = table.eq(0).all(axis=1)
+    if zero.any():
+        warnings.warn(
+            f'{WHO} cannot tell whether the {int(zero.sum())} time steps that are 0 in every column have failed, the '
+            f"first of them {table.index[zero][0]}, and keeps them. Log ('res_bus', 'vm_pu') as well.",
+            stacklevel=3,
+        )
+    return pd.Series(False, index=table.index)
 
 
 class _Logged:
@@ -96,13 +123,26 @@ class _Logged:
                     ) from error
                 # A column of an evaluated function, such as the largest of all elements, is no element's.
                 frame = frame[[name for name in frame if str(name).isdecimal()]].rename(columns=int)
-                return self._by_index(frame, table.removeprefix('res_'))
+                return self._by_index(frame, table, variable)
         return pd.DataFrame()
 
-    def _by_index(self, frame: pd.DataFrame, element: str) -> pd.DataFrame:
-        """The frame by the elements' indices: pandapower's batch mode counts all elements 0, 1, ... instead."""
-        indices = self._net[element].index
-        return frame.set_axis(indices, axis=1) if frame.columns.tolist() == list(range(len(indices))) else frame
+    def _by_index(self, frame: pd.DataFrame, table: str, variable: str) -> pd.DataFrame:
+        """The frame by the elements' indices: pandapower's batch mode counts all elements 0, 1, ... instead.
+
+        Raises:
+            GridError: the columns may be either.
+        """
+        indices, numbers = self._net[table.removeprefix('res_')].index.tolist(), frame.columns.tolist()
+        if variable not in BATCH.get(table, ()) or numbers == indices or numbers != list(range(len(indices))):
+            return frame
+        if set(numbers) == set(indices):
+            raise GridError(
+                f'{WHO} needs to know which element each column of {table}.{variable} belongs to, but the columns '
+                f'{_some(numbers)} of {str(self.folder)!r} may be the indices of {nets.title(self._net)} or, from '
+                f"pandapower's batch mode, positions among its {_some(indices)}. Log without batch mode, "
+                'run_timeseries(..., recycle=False), and the elements in the order of the network, without index=.'
+            )
+        return frame.set_axis(indices, axis=1)
 
 
 def _columns(logged: _Logged, solved: Any) -> Iterator[tuple[str, pd.Series | None]]:
@@ -169,3 +209,8 @@ def _needed(logged: _Logged, table: str, variable: str, index: int, power: str) 
             f'OutputWriter(..., log_variables=[({table!r}, {variable!r}), ...]), or remove the file of {power}.'
         )
     return values
+
+
+def _some(numbers: list[int]) -> str:
+    """The first few numbers, for messages."""
+    return ', '.join(map(str, numbers[:8])) + (', ...' if len(numbers) > 8 else '')

@@ -160,6 +160,55 @@ def test_time_steps_that_failed_are_left_out(tmp_path):
     pd.testing.assert_frame_equal(table, expected, rtol=0, atol=1e-8)
 
 
+def case9_with_infeed(infeed, folder, log_variables, load=(80.0, 90.0, 100.0, 110.0)):
+    net = case('case9')
+    pp.create_sgen(net, 4, p_mw=1.0)
+    profile = pd.DataFrame({'infeed': infeed, 'load': load})
+    ConstControl(net, 'sgen', 'p_mw', 0, data_source=DFData(profile), profile_name='infeed')
+    ConstControl(net, 'load', 'p_mw', 0, data_source=DFData(profile), profile_name='load')
+    OutputWriter(net, output_path=str(folder), output_file_type='.csv', log_variables=log_variables)
+    run_timeseries(net, range(4), verbose=False, continue_on_divergence=True, recycle=False, numba=False)
+    return net
+
+
+def test_time_steps_of_zeros_are_kept(tmp_path):
+    infeed, powers = [0.0, 0.0, 5.0, 9.0], [('res_sgen', 'p_mw'), ('res_sgen', 'q_mvar')]
+    net = case9_with_infeed(infeed, tmp_path / 'bare', powers)
+    with pytest.warns(UserWarning, match=r'the 2 time steps that are 0 .* first of them 0, and keeps them\. Log \('):
+        table = read_time_series(tmp_path / 'bare', net)
+    assert table['pg_mw_sgen_0'].tolist() == infeed
+    # The second step fails, which only its voltages tell.
+    load = (80.0, 1e5, 100.0, 110.0)
+    net = case9_with_infeed(infeed, tmp_path / 'voltages', [*powers, ('res_bus', 'vm_pu', [4, 5])], load)
+    table = read_time_series(tmp_path / 'voltages', net)
+    assert table.index.tolist() == [0, 2, 3]
+    assert table['pg_mw_sgen_0'].tolist() == [0.0, 5.0, 9.0]
+
+
+def test_columns_are_indices_where_these_are_logged_in_another_order(tmp_path):
+    net = case('case9')
+    net.load.index = [2, 0, 1]
+    ConstControl(net, 'load', 'p_mw', 0, data_source=DFData(pd.DataFrame({'p': [80.0, 90.0]})), profile_name='p')
+    writer = OutputWriter(net, output_path=str(tmp_path), output_file_type='.csv', log_variables=[])
+    writer.log_variable('res_load', 'p_mw', index=[0, 1, 2])
+    run_timeseries(net, range(2), verbose=False, recycle=False, numba=False)
+    table = read_time_series(tmp_path, net)
+    assert table['pd_mw_0'].tolist() == [80.0, 90.0]
+    for load in (1, 2):
+        assert table[f'pd_mw_{load}'].tolist() == [net.load.at[load, 'p_mw']] * 2
+
+
+def test_positions_that_may_be_indices_are_refused(tmp_path):
+    net = feeder()
+    pp.toolbox.reindex_buses(net, {42: 2, 7: 0, 3: 3, 9: 1})
+    run(net, tmp_path / 'batch', [('res_bus', 'vm_pu')], '.csv', recycle=None)
+    with pytest.raises(GridError, match=r'column of res_bus\.vm_pu .* columns 0, 1, 2, 3 .* 2, 0, 3, 1\. Log without'):
+        read_time_series(tmp_path / 'batch', net)
+    run(net, tmp_path / 'named', [('res_bus', 'vm_pu')], '.csv')
+    table = read_time_series(tmp_path / 'named', net)
+    np.testing.assert_allclose(table[['vm_pu_2', 'vm_pu_0', 'vm_pu_3']], everything().filter(like='vm_pu'), atol=1e-8)
+
+
 def test_evaluated_functions_are_no_elements(tmp_path):
     run(feeder(), tmp_path, [('res_bus', 'vm_pu', None, np.max), ('res_load', 'p_mw')], '.csv')
     assert read_time_series(tmp_path, feeder()).columns.tolist() == ['pd_mw_0', 'pd_mw_1', 'pd_mw_2']
