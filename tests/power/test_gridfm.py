@@ -70,6 +70,10 @@ def rows_of(make, quantities, topologies=()):
     return _rows(make, quantities, topologies).copy()
 
 
+def tree(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
 NUMBERS = st.one_of(st.floats(allow_nan=False), st.just(np.nan), st.just(-0.0))
 
 
@@ -99,6 +103,100 @@ def test_a_round_trip_loses_nothing(data, quantities, num_rows, per_partition, t
     # The comparison takes -0.0 for 0.0.
     sign, back_sign = (np.signbit(each[list(names)].fillna(0.0)) for each in (table, back))
     assert np.array_equal(sign, back_sign)
+
+
+@pytest.mark.parametrize('quantities', [WIDE, (*APART, *FLOWS)], ids=['wide', 'apart'])
+@pytest.mark.parametrize(
+    'index',
+    [
+        pd.date_range('2026-03-28', periods=3, freq='12h', tz='Europe/Berlin', name='hour'),
+        pd.timedelta_range('1h', periods=3, freq='15min'),
+        pd.period_range('2026-01', periods=3, freq='M'),
+        pd.MultiIndex.from_tuples([(0, 'a'), (0, 'b'), (1, 'a')], names=['day', 'half']),
+    ],
+    ids=['dates', 'durations', 'periods', 'levels'],
+)
+def test_kinds_of_numbers_and_of_an_index_come_back(index, quantities, tmp_path):
+    table = rows_of(ring, quantities).drop(columns='topology').set_index(index)
+    first, second = table.columns[:2]
+    # A float64 does not hold all of an int64's digits.
+    table[first], table[second] = table[first].round().astype('Int32'), 2**62 + 1
+    table = table.astype({'vm_pu_3': 'float32', table.columns[-1]: 'float32'})
+    write_gridfm(table, grid_of(ring), tmp_path / 'raw')
+    pd.testing.assert_frame_equal(read_gridfm(tmp_path / 'raw', grid_of(ring)), table, check_exact=True)
+
+
+def test_the_sign_of_a_zero_comes_back_where_a_branch_is_out(tmp_path):
+    table = rows_of(ring, (*WIDE, *FLOWS), ('line_1',))
+    table.loc[3, ['p_from_mw_line_1', 'p_to_mw_line_1']] = -0.0, 0.0
+    write_gridfm(table, grid_of(ring), tmp_path / 'raw')
+    back = read_gridfm(tmp_path / 'raw', grid_of(ring))
+    assert np.signbit(back.loc[3, ['p_from_mw_line_1', 'p_to_mw_line_1']].to_numpy('float64')).tolist() == [True, False]
+
+
+@pytest.mark.parametrize('failing', ['bus_data', 'row_data'])
+def test_an_interrupted_write_is_no_table(failing, tmp_path, monkeypatch):
+    grid, rows, folder = grid_of(ring), rows_of(ring, APART), tmp_path / 'raw'
+    real, calls = pd.DataFrame.to_parquet, []
+
+    def interrupted(frame, path, **options):
+        calls.append(path)
+        if failing in str(path) and len(calls) > 5:
+            raise KeyboardInterrupt
+        real(frame, path, **options)
+
+    monkeypatch.setattr(pd.DataFrame, 'to_parquet', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_gridfm(rows, grid, folder, scenarios_per_partition=1)
+    assert tree(folder) == {}
+    with pytest.raises(GridError, match="needs a folder with 'bus_data"):
+        read_gridfm(folder, grid)
+    # A kill leaves what it had written.
+    monkeypatch.setattr(shutil, 'rmtree', lambda path: None)
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        write_gridfm(rows, grid, folder, scenarios_per_partition=1)
+    assert tree(folder)
+    with pytest.raises(GridError, match=r'was killed there: write the table anew'):
+        read_gridfm(folder, grid)
+    with pytest.raises(GridError, match=r'read_table needs'):
+        read_table(folder, grid)
+    monkeypatch.undo()
+    write_gridfm(rows, grid, folder)
+    write_gridfm(rows, grid, tmp_path / 'other')
+    assert tree(folder).keys() == tree(tmp_path / 'other').keys()
+    pd.testing.assert_frame_equal(read_gridfm(folder, grid), rows, check_exact=True)
+
+
+def test_scenarios_that_are_missing_are_noticed(tmp_path):
+    grid, rows, folder = grid_of(ring), rows_of(ring, APART), tmp_path / 'raw'
+    write_gridfm(rows, grid, folder, scenarios_per_partition=1)
+    shutil.rmtree(folder / 'gen_data.parquet' / 'scenario_partition=2')
+    with pytest.raises(GridError, match=r"same scenarios in every file, but '.*gen_data\.parquet' has 2, .* have 3"):
+        read_gridfm(folder, grid)
+    (folder / 'names.json').unlink()
+    with pytest.raises(GridError, match=r"lacks 'names\.json': the table is not complete"):
+        read_gridfm(folder, grid)
+
+
+def test_scenarios_that_are_missing_in_files_of_gridfm_datakit_are_noticed(tmp_path):
+    rows, folder = rows_of(single_loads, APART), tmp_path / 'raw'
+    foreign(folder, rows, single_loads)
+    (folder / 'n_scenarios.txt').write_text('3\n')
+    assert len(read_gridfm(folder, grid_of(single_loads))) == 3
+    for name in ('bus', 'gen', 'branch'):
+        shutil.rmtree(folder / f'{name}_data.parquet' / 'scenario_partition=1')
+    with pytest.raises(GridError, match=r"'n_scenarios\.txt' says, '3', but .* has 2\. .* write 2 into"):
+        read_gridfm(folder, grid_of(single_loads))
+
+
+@pytest.mark.parametrize('name', ['bus', 'row'])
+def test_a_corrupt_file_is_named(name, tmp_path):
+    write_gridfm(rows_of(ring, WIDE), grid_of(ring), tmp_path / 'raw')
+    path = tmp_path / 'raw' / f'{name}_data.parquet'
+    (path if path.is_file() else path / 'scenario_partition=0' / 'part-0.parquet').write_bytes(b'PAR1 and no more')
+    with pytest.raises(GridError, match=rf"needs Parquet files, but '.*{name}_data\.parquet' cannot be read as one"):
+        read_gridfm(tmp_path / 'raw', grid_of(ring))
 
 
 @pytest.mark.parametrize('quantities', [WIDE, (*APART, *FLOWS)], ids=['wide', 'apart'])
@@ -200,7 +298,10 @@ def test_limits_and_costs_are_the_networks(tmp_path):
 
 
 def foreign(folder, rows, make, one_file=False, in_service=1.0):
-    """Files as gridfm-datakit writes them, number by number, without any of ours."""
+    """Files as gridfm-datakit writes them, number by number, without any of ours.
+
+    Transformers stand the other way round than in the grid.
+    """
     grid, number = grid_of(make), {bus: place for place, bus in enumerate(sorted(grid_of(make).buses))}
     net, bus, gen, branch = make(), [], [], []
     for scenario, row in enumerate(rows.to_dict('records')):
@@ -230,7 +331,14 @@ def foreign(folder, rows, make, one_file=False, in_service=1.0):
         for place, (table, index, first, last) in enumerate(ends):
             status = float(f'{table}_{index}' not in row['topology'].split('+'))
             at = {'from_bus': number[first], 'to_bus': number[last], 'br_status': status}
-            branch.append({'scenario': scenario, 'idx': float(place), **at})
+            names = {'pf': 'p_from_mw', 'qf': 'q_from_mvar', 'pt': 'p_to_mw', 'qt': 'q_to_mvar'}
+            turned = {'pf': 'p_to_mw', 'qf': 'q_to_mvar', 'pt': 'p_from_mw', 'qt': 'q_from_mvar'}
+            flows = {
+                name: np.nan_to_num(row[f'{quantity}_{table}_{index}'])
+                for name, quantity in (names if table == 'line' else turned).items()
+                if f'{quantity}_{table}_{index}' in row
+            }
+            branch.append({'scenario': scenario, 'idx': float(place), **at, **flows})
     folder.mkdir()
     for name, values in (('bus', bus), ('gen', gen), ('branch', branch)):
         frame = pd.DataFrame(values)
@@ -269,6 +377,48 @@ def test_files_of_gridfm_datakit_become_injections(tmp_path):
     assert table.columns.tolist() == grid_of(single_loads).columns(WIDE)
     # Sums and differences of a few MW in float64.
     np.testing.assert_allclose(table, expected[table.columns], atol=1e-12)
+
+
+@pytest.mark.parametrize('one_file', [False, True], ids=['partitions', 'one file'])
+def test_flows_are_read_from_files_of_gridfm_datakit(one_file, tmp_path):
+    flows = FLOWS[:4]
+    rows = rows_of(single_loads, (*APART, *flows), ('line_0', 'line_3'))
+    foreign(tmp_path / 'raw', rows, single_loads, one_file)
+    table = read_gridfm(tmp_path / 'raw', grid_of(single_loads), (*APART, *flows))
+    assert table.columns.tolist() == [*grid_of(single_loads).columns((*APART, *flows)), 'topology']
+    # What is out of service has no flow there, and no value in a solved row.
+    pd.testing.assert_frame_equal(table.reset_index(drop=True), rows[table.columns].fillna(0.0), check_exact=True)
+    assert not read_gridfm(tmp_path / 'raw', grid_of(single_loads)).filter(regex='_from_|_to_').size
+    with pytest.raises(
+        GridError, match=r"cannot read 'loading_percent' .*: GridFM has no such quantity\. Leave it out"
+    ):
+        read_gridfm(tmp_path / 'raw', grid_of(single_loads), FLOWS)
+
+
+def test_flows_that_the_files_do_not_say(tmp_path):
+    def one_line_less():
+        net = single_loads()
+        net.line.loc[3, 'in_service'] = False
+        return net
+
+    def three_windings():
+        net = single_loads()
+        pp.create_bus(net, 10.0, index=30)
+        pp.create_transformer3w(net, 42, 20, 30, std_type='63/25/38 MVA 110/20/10 kV')
+        return net
+
+    rows = rows_of(single_loads, (*APART, *FLOWS))
+    foreign(tmp_path / 'raw', rows, single_loads)
+    with pytest.raises(GridError, match=r"'branch_data\.parquet' does not have as many branches between any two buses"):
+        read_gridfm(tmp_path / 'raw', grid_of(one_line_less), ('p_from_mw',))
+    shutil.rmtree(tmp_path / 'raw' / 'branch_data.parquet')
+    with pytest.raises(GridError, match=r"cannot read 'q_to_mvar' .*: there is no 'branch_data\.parquet'"):
+        read_gridfm(tmp_path / 'raw', grid_of(single_loads), (*WIDE, 'q_to_mvar'))
+    write_gridfm(rows_of(three_windings, WIDE), grid_of(three_windings), tmp_path / 'windings')
+    for name in ('names.json', 'row_data.parquet'):
+        (tmp_path / 'windings' / name).unlink()
+    with pytest.raises(GridError, match=r"cannot read 'p_to_mw' .*: 'trafo3w_0_hv' has no bus at one of its ends"):
+        read_gridfm(tmp_path / 'windings', grid_of(three_windings), ('p_to_mw',))
 
 
 def test_what_gridfm_sums_per_bus_is_not_guessed(tmp_path):
@@ -349,14 +499,17 @@ def test_what_cannot_be_written_is_refused(tmp_path):
         write_gridfm(rows.drop(columns='vm_pu_3'), grid, tmp_path / 'a')
     with pytest.raises(GridError, match=r"but got 'line_9'\. Write 'base'.*'line_0'"):
         write_gridfm(rows.assign(topology='line_9'), grid, tmp_path / 'a')
+    with pytest.raises(GridError, match=r"every column once, but the table has 'vm_pu_3' 2 times\. Drop or rename"):
+        write_gridfm(pd.concat([rows, rows[['vm_pu_3']]], axis=1), grid, tmp_path / 'a')
     with pytest.raises(GridError, match='at least one row'):
         write_gridfm(rows.iloc[:0], grid, tmp_path / 'a')
     with pytest.raises(GridError, match=r'the network that the grid was made from.*4 buses and 3 generators'):
         write_gridfm(rows_of(case30, WIDE), grid_of(case30), tmp_path / 'a', net=ring())
     assert not (tmp_path / 'a').exists()
     write_gridfm(rows, grid, tmp_path / 'a')
-    with pytest.raises(GridError, match='an empty folder'):
-        write_gridfm(rows, grid, tmp_path / 'a')
+    for taken in ('a', 'a/names.json'):
+        with pytest.raises(GridError, match='an empty folder'):
+            write_gridfm(rows, grid, tmp_path / taken)
 
 
 def test_a_dc_lines_reactive_power_is_not_guessed(tmp_path):

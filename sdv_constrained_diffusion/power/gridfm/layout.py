@@ -14,6 +14,9 @@ NUM_SCENARIOS = 'n_scenarios.txt'
 LOAD, ROW, NAMES = 'load_data.parquet', 'row_data.parquet', 'names.json'
 SCENARIO = '__scenario__'
 
+UNFINISHED = '.unfinished-'
+"""How the name of a folder begins that files are written to, until all of them are complete."""
+
 FLOW_NAMES = {'p_from_mw': 'pf', 'q_from_mvar': 'qf', 'p_to_mw': 'pt', 'q_to_mvar': 'qt'}
 """GridFM's names of the flows of a branch."""
 

@@ -4,8 +4,9 @@ import importlib
 import itertools
 import json
 from collections import Counter, defaultdict, deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,12 +22,17 @@ from sdv_constrained_diffusion.power.gridfm.layout import (
     GEN,
     LOAD,
     NAMES,
+    NUM_SCENARIOS,
     ROW,
+    SCENARIO,
+    UNFINISHED,
     Layout,
 )
 from sdv_constrained_diffusion.power.tables import APART, BASE, JOIN, TOPOLOGY, WIDE, column
 
 WHO = 'read_gridfm'
+
+_STATUS = ('from_bus', 'to_bus', 'br_status')
 
 Elements = Float[np.ndarray, 'scenario _']
 """One number per operating point and bus, generator, load or branch."""
@@ -44,24 +50,31 @@ def read_gridfm(folder: str | Path, grid: Grid, quantities: Sequence[str] | None
     `tables.APART` if `gen_data.parquet` is there and every bus has at most one load, else of `tables.WIDE`; there the
     index is GridFM's number of the scenario. Their generators at one bus are taken in the order of `idx`, the grid's in
     the order of `grid.generators`; and branches between the same two buses likewise. Branches out of service
-    (`br_status`) become a column `topology`, several of them joined as in 'line_3+trafo_0'.
+    (`br_status`) become a column `topology`, several of them joined as in 'line_3+trafo_0'. Flows (`pf`, `qf`, `pt`,
+    `qt`) are read where `quantities` ask for them, at the ends that the grid calls 'from' and 'to'.
 
     Args:
         folder: with `bus_data.parquet` in it, a data set or a single file.
         grid: the network of the files.
-        quantities: `tables.APART` or `tables.WIDE`, where the files are of another program; None for the first of the
-            two that they can fill.
+        quantities: where the files are of another program, names of `tables.APART`, `tables.WIDE` and `tables.FLOWS`,
+            `loading_percent` excepted; None for the first of `APART` and `WIDE` that they can fill.
 
     Raises:
-        GridError: a file or a column is missing, the files are of another network than the grid, or they do not say
-            what the quantities need.
+        GridError: a file, a column or a scenario is missing, a file cannot be read, the files are of another network
+            than the grid, or they do not say what the quantities need.
         MissingExtraError: pyarrow is not installed.
     """
     folder, layout = Path(folder), Layout.of(grid)
     if not is_gridfm(folder):
+        killed = ' A run of write_gridfm was killed there: write the table anew.' if _unfinished(folder) else ''
         raise GridError(
-            f'{WHO} needs a folder with {BUS!r}, which {str(folder)!r} lacks. Pass the folder `raw` that '
+            f'{WHO} needs a folder with {BUS!r}, which {str(folder)!r} lacks.{killed} Pass the folder `raw` that '
             'gridfm-datakit wrote, or one of write_gridfm.'
+        )
+    if not (folder / NAMES).exists() and ((folder / LOAD).exists() or (folder / ROW).exists()):
+        raise GridError(
+            f'{WHO} needs all files of write_gridfm, but {str(folder)!r} lacks {NAMES!r}: the table is not complete. '
+            'Write it anew.'
         )
     return _ours(folder, layout) if (folder / NAMES).exists() else _others(folder, layout, quantities)
 
@@ -80,9 +93,12 @@ def _ours(folder: Path, layout: Layout) -> pd.DataFrame:
                 f'{WHO} needs the grid that the files were written with, but {str(folder)!r} has the {kind} '
                 f'{_some(names[kind])}, the grid {_some(labels)}. Pass the Grid of the same network.'
             )
-    rows = pd.read_parquet(folder / ROW)
+    rows = _read(folder / ROW, lambda: pd.read_parquet(folder / ROW))
+    if names.get('freq') is not None:
+        rows.index.freq = names['freq']
     values = {name: rows[name] for name in rows}
-    bus = _elements(folder / BUS, 'bus', ['Pd', 'Qd', 'Pg', 'Qg', 'Vm', 'Va'])[1]
+    scenarios, bus = _elements(folder / BUS, 'bus', ['Pd', 'Qd', 'Pg', 'Qg', 'Vm', 'Va'], rows[SCENARIO].to_numpy())
+    _check_number(folder, len(scenarios))
     bus = {name: each[:, layout.number] for name, each in bus.items()}
     generates = np.isin(np.arange(len(grid.buses)), grid.generator_at)
     parts = {
@@ -92,11 +108,11 @@ def _ours(folder: Path, layout: Layout) -> pd.DataFrame:
         'q_mvar': np.where(generates, bus['Qg'], -bus['Qd']),
     }
     if (folder / GEN).exists():
-        gen, load = (_elements(folder / name, 'idx', ['p_mw', 'q_mvar'])[1] for name in (GEN, LOAD))
+        gen, load = (_elements(folder / name, 'idx', ['p_mw', 'q_mvar'], scenarios)[1] for name in (GEN, LOAD))
         parts |= {'pg_mw': gen['p_mw'], 'qg_mvar': gen['q_mvar'], 'pd_mw': load['p_mw'], 'qd_mvar': load['q_mvar']}
     for quantity, each in parts.items():
         values = dict(zip(grid.columns([quantity]), each.T, strict=True)) | values
-    flows = _elements(folder / BRANCH, 'idx', list(FLOW_NAMES.values()))[1]
+    flows = _elements(folder / BRANCH, 'idx', list(FLOW_NAMES.values()), scenarios)[1]
     for quantity, name in FLOW_NAMES.items():
         values = {
             column(quantity, label): flow for label, flow in zip(layout.branch_labels, flows[name].T, strict=True)
@@ -107,6 +123,7 @@ def _ours(folder: Path, layout: Layout) -> pd.DataFrame:
 def _others(folder: Path, layout: Layout, quantities: Sequence[str] | None) -> pd.DataFrame:
     grid = layout.grid
     scenarios, bus = _elements(folder / BUS, 'bus', ['Pd', 'Qd', 'Pg', 'Qg', 'Vm', 'Va', 'REF'])
+    _check_number(folder, len(scenarios))
     if bus['REF'].shape[1] != len(grid.buses):
         raise GridError(
             f'{WHO} needs the files of the grid, but {str(folder / BUS)!r} has {bus["REF"].shape[1]} buses, the grid '
@@ -127,28 +144,35 @@ def _others(folder: Path, layout: Layout, quantities: Sequence[str] | None) -> p
         'vm_pu': bus['Vm'],
         'va_degree': bus['Va'],
     }
-    elements, why_not = _by_element(folder, layout, bus)
+    elements, why_not = _by_element(folder, layout, bus, scenarios)
     if quantities is None:
         quantities = WIDE if why_not else APART
-    unknown = [name for name in nets.check_quantities(quantities, WHO) if name not in {*parts, *elements}]
-    if unknown:
-        raise GridError(
-            f'{WHO} cannot read {unknown[0]!r} from {str(folder)!r}: {why_not or "it reads injections and voltages."} '
-            'Pass quantities=tables.WIDE.'
-        )
     parts |= elements
+    reasons = dict.fromkeys(APART, why_not)
+    if set(nets.check_quantities(quantities, WHO)) & FLOW_NAMES.keys():
+        flows, no_flows = _flows(folder / BRANCH, layout, scenarios)
+        parts |= flows
+        reasons |= dict.fromkeys(FLOW_NAMES, no_flows)
+    unknown = [name for name in quantities if name not in parts]
+    if unknown:
+        why = reasons.get(unknown[0], 'GridFM has no such quantity.')
+        raise GridError(
+            f'{WHO} cannot read {unknown[0]!r} from {str(folder)!r}: {why} Leave it out, as in quantities=tables.WIDE.'
+        )
     values = {
         name: value
         for quantity in quantities
         for name, value in zip(grid.columns([quantity]), parts[quantity].T, strict=True)
     }
     table = pd.DataFrame(values, index=pd.Index(scenarios, name='scenario'))
-    if (folder / BRANCH).exists() and (topology := _topology(folder / BRANCH, layout)) is not None:
+    if (folder / BRANCH).exists() and (topology := _topology(folder / BRANCH, layout, scenarios)) is not None:
         table[TOPOLOGY] = topology
     return table
 
 
-def _by_element(folder: Path, layout: Layout, bus: dict[str, Elements]) -> tuple[dict[str, Elements], str]:
+def _by_element(
+    folder: Path, layout: Layout, bus: dict[str, Elements], scenarios: Int[np.ndarray, ' scenario']
+) -> tuple[dict[str, Elements], str]:
     """Demand by load and generation by generator; or nothing, and why."""
     grid = layout.grid
     if not (folder / GEN).exists():
@@ -161,7 +185,7 @@ def _by_element(folder: Path, layout: Layout, bus: dict[str, Elements]) -> tuple
     unheard = np.flatnonzero(((rest_mw != 0) | (rest_mvar != 0)).any(axis=0) & without)
     if len(unheard):
         return {}, f'bus {grid.buses[unheard[0]]} has demand, but no load in the grid.'
-    _, gen = _elements(folder / GEN, 'idx', ['bus', 'p_mw', 'q_mvar', 'in_service'])
+    _, gen = _elements(folder / GEN, 'idx', ['bus', 'p_mw', 'q_mvar', 'in_service'], scenarios)
     place = _matched(gen['bus'][0].tolist(), layout.number[grid.generator_at].tolist(), gen['in_service'])
     if place is None:
         return {}, f'{GEN!r} does not have as many generators at every bus as the grid.'
@@ -173,11 +197,34 @@ def _by_element(folder: Path, layout: Layout, bus: dict[str, Elements]) -> tuple
     }, ''
 
 
-def _topology(path: Path, layout: Layout) -> list[str] | None:
+def _flows(path: Path, layout: Layout, scenarios: Int[np.ndarray, ' scenario']) -> tuple[dict[str, Elements], str]:
+    """What enters the grid's branches at either end, by quantity; or nothing, and why."""
+    if not path.exists():
+        return {}, f'there is no {BRANCH!r}.'
+    absent = [name for name in FLOW_NAMES.values() if name not in _read(path, lambda: _dataset(path)).schema.names]
+    if absent:
+        return {}, f'{BRANCH!r} has no column {absent[0]!r}.'
+    unheard = set(layout.grid.branches) - set(layout.branch_labels)
+    if unheard:
+        return {}, f'{min(unheard)!r} has no bus at one of its ends, and so is no branch of GridFM.'
+    _, branch = _elements(path, 'idx', [*_STATUS, *FLOW_NAMES.values()], scenarios)
+    place = _places(branch, layout)
+    if place is None:
+        return {}, f'{BRANCH!r} does not have as many branches between any two buses as the grid.'
+    turned = branch['from_bus'][0, place] != layout.ends_at[0]
+    opposite = {'pf': 'pt', 'qf': 'qt', 'pt': 'pf', 'qt': 'qf'}
+    ordered = {name: np.where(turned, branch[opposite[name]][:, place], branch[name][:, place]) for name in opposite}
+    # The grid's columns are in the order of its ends.
+    return {
+        quantity: ordered[name][:, [layout.branch_labels.index(label) for label in layout.grid.labels(quantity)]]
+        for quantity, name in FLOW_NAMES.items()
+    }, ''
+
+
+def _topology(path: Path, layout: Layout, scenarios: Int[np.ndarray, ' scenario']) -> list[str] | None:
     """Which branches are out of service in each scenario; None where none of the grid's ever is."""
-    _, branch = _elements(path, 'idx', ['from_bus', 'to_bus', 'br_status'])
-    pairs = [frozenset(ends) for ends in zip(branch['from_bus'][0], branch['to_bus'][0], strict=True)]
-    place = _matched(pairs, [frozenset(ends) for ends in layout.ends_at.T.tolist()], branch['br_status'])
+    _, branch = _elements(path, 'idx', _STATUS, scenarios)
+    place = _places(branch, layout)
     if place is None:
         if (branch['br_status'] == branch['br_status'][0]).all():
             return None
@@ -187,6 +234,12 @@ def _topology(path: Path, layout: Layout) -> list[str] | None:
         )
     out, labels = branch['br_status'][:, place] == 0, layout.branch_labels
     return [JOIN.join(itertools.compress(labels, row)) or BASE for row in out] if out.any() else None
+
+
+def _places(branch: dict[str, Elements], layout: Layout) -> Int[np.ndarray, ' branch'] | None:
+    """Where each of GridFM's branches of the layout is in the files, by the buses at its ends; None if they differ."""
+    pairs = [frozenset(ends) for ends in zip(branch['from_bus'][0], branch['to_bus'][0], strict=True)]
+    return _matched(pairs, [frozenset(ends) for ends in layout.ends_at.T.tolist()], branch['br_status'])
 
 
 def _matched(
@@ -211,12 +264,18 @@ def _matched(
     return None
 
 
-def _elements(path: Path, key: str, names: Sequence[str]) -> tuple[Int[np.ndarray, ' scenario'], dict[str, Elements]]:
-    """Columns of one of GridFM's files: the numbers of the scenarios, and values by name."""
-    try:
-        dataset = importlib.import_module('pyarrow.dataset').dataset(path, partitioning='hive')
-    except ModuleNotFoundError as error:
-        raise MissingExtraError.of(WHO, 'pyarrow', 'power') from error
+def _elements(
+    path: Path, key: str, names: Sequence[str], scenarios: Int[np.ndarray, ' scenario'] | None = None
+) -> tuple[Int[np.ndarray, ' scenario'], dict[str, Elements]]:
+    """Columns of one of GridFM's files: the numbers of the scenarios, and values by name.
+
+    Args:
+        path: of the file or data set.
+        key: the column that numbers the elements.
+        names: the columns.
+        scenarios: those that the file must have; None for any.
+    """
+    dataset = _read(path, lambda: _dataset(path))
     wanted = ['scenario', key, *names]
     missing = [name for name in wanted if name not in dataset.schema.names]
     if missing:
@@ -224,16 +283,60 @@ def _elements(path: Path, key: str, names: Sequence[str]) -> tuple[Int[np.ndarra
             f'{WHO} needs the column {missing[0]!r} in {str(path)!r}, which has {_some(dataset.schema.names)}. Write '
             'the files anew with gridfm-datakit or write_gridfm.'
         )
-    frame = dataset.to_table(columns=wanted).to_pandas().sort_values(['scenario', key], kind='stable')
-    scenarios, keys = frame['scenario'].unique(), frame[key].unique()
+    frame = _read(path, lambda: dataset.to_table(columns=wanted)).to_pandas()
+    frame = frame.sort_values(['scenario', key], kind='stable')
+    found, keys = frame['scenario'].unique(), frame[key].unique()
     numbers = frame[key].to_numpy()
-    if len(numbers) != len(scenarios) * len(keys) or (numbers.reshape(len(scenarios), -1) != keys).any():
+    if len(numbers) != len(found) * len(keys) or (numbers.reshape(len(found), -1) != keys).any():
         raise GridError(
             f'{WHO} needs every {key} once in every scenario, but {str(path)!r} has {len(numbers)} rows for '
-            f'{len(scenarios)} scenarios and {len(keys)} numbers of {key}. Remove incomplete scenarios from the files.'
+            f'{len(found)} scenarios and {len(keys)} numbers of {key}. Remove incomplete scenarios from the files.'
         )
-    values = {name: frame[name].to_numpy(dtype='float64').reshape(len(scenarios), -1) for name in names}
-    return scenarios, values
+    if scenarios is not None and not np.array_equal(found, scenarios):
+        raise GridError(
+            f'{WHO} needs the same scenarios in every file, but {str(path)!r} has {len(found)}, where others have '
+            f'{len(scenarios)}, or other ones. Write the files anew, or remove what is incomplete from all of them.'
+        )
+    values = {name: frame[name].to_numpy(dtype='float64').reshape(len(found), -1) for name in names}
+    return found, values
+
+
+def _check_number(folder: Path, found: int) -> None:
+    """Compares the number of scenarios with the one that the writer noted, if it did."""
+    if not (folder / NUM_SCENARIOS).exists():
+        return
+    noted = (folder / NUM_SCENARIOS).read_text().strip()
+    if noted != str(found):
+        raise GridError(
+            f'{WHO} needs as many scenarios as {NUM_SCENARIOS!r} says, {noted!r}, but {str(folder / BUS)!r} has '
+            f'{found}. Get the files anew, since some may be missing; if you removed scenarios yourself, write '
+            f'{found} into {NUM_SCENARIOS!r}.'
+        )
+
+
+def _unfinished(folder: Path) -> bool:
+    return any(folder.glob(f'{UNFINISHED}*'))
+
+
+def _dataset(path: Path) -> Any:
+    return importlib.import_module('pyarrow.dataset').dataset(path, partitioning='hive')
+
+
+def _read(path: Path, read: Callable[[], Any]) -> Any:
+    """What a function gives that reads a Parquet file.
+
+    Raises:
+        GridError: the file is missing or corrupt.
+        MissingExtraError: pyarrow is not installed.
+    """
+    try:
+        return read()
+    except ImportError as error:
+        raise MissingExtraError.of(WHO, 'pyarrow', 'power') from error
+    except (OSError, ValueError) as error:
+        raise GridError(
+            f'{WHO} needs Parquet files, but {str(path)!r} cannot be read as one: {error} Get the files anew.'
+        ) from error
 
 
 def _some(names: Iterable[object]) -> str:

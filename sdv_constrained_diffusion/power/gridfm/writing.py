@@ -1,6 +1,8 @@
 """Writes a table as GridFM's files."""
 
 import json
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from sdv_constrained_diffusion.power.gridfm.layout import (
     NUM_SCENARIOS,
     ROW,
     SCENARIO,
+    UNFINISHED,
     Y_BUS,
     Layout,
 )
@@ -39,7 +42,7 @@ def write_gridfm(
     net: Any = None,
     scenarios_per_partition: int = 200,
 ) -> None:
-    """Writes a table as GridFM's files, so that `read_gridfm` gives the same table again.
+    """Writes a table as GridFM's files, so that `read_gridfm` gives the same table again: values, dtypes and index.
 
     A table with loads and generators (`tables.APART`) has all of GridFM's files. The wide table knows the net injection
     of a bus alone: it stands in `Pg` where there is a generator, else in `Pd`, and there is no `gen_data.parquet`.
@@ -48,24 +51,28 @@ def write_gridfm(
     Branches without two buses at their ends, such as the windings of a three-winding transformer, are in
     `y_bus_data.parquet` only.
 
+    The files appear when all of them are complete, `bus_data.parquet` last: without it, the folder is none of GridFM's.
+    What a killed run leaves, the next one removes.
+
     Args:
         table: one operating point per row, with the columns of one of the two forms, in MW, Mvar, p.u. and degrees; the
             flows of `tables.FLOWS`, where they are missing, are calculated; any other columns are kept.
         grid: the network's data.
-        folder: where the files go; it must not exist, or be empty.
+        folder: where the files go; it must not exist, or be empty but for what a killed run left.
         net: the `pandapowerNet` of the grid. With it the files have the columns that a `Grid` does not know (limits,
             costs, nominal voltages, shunts, branch parameters), which gridfm-graphkit needs.
         scenarios_per_partition: operating points of a partition; gridfm-datakit reads back 200.
 
     Raises:
         ColumnMissingError: the table has neither all columns of the one form nor all of the other.
-        GridError: the table has no row, the folder is not empty, a topology names no branch of GridFM's, the table does
-            not say the reactive power of a DC line, or the network is another than the grid's.
+        GridError: the table has no row, or a column twice; the folder is not empty; a topology names no branch of
+            GridFM's; the table does not say the reactive power of a DC line; or the network is another than the grid's.
         MissingExtraError: pyarrow is not installed.
     """
     folder, layout = Path(folder), Layout.of(grid)
+    _check_columns(table)
     quantities = form(table.columns, grid, WHO)
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.exists() and not (folder.is_dir() and all(each.name.startswith(UNFINISHED) for each in folder.iterdir())):
         raise GridError(
             f'{WHO} needs an empty folder, since partitions of two tables would mix, but {str(folder)!r} is not. Pass '
             'another folder, or remove this one.'
@@ -80,18 +87,50 @@ def write_gridfm(
         )
     scenes = _Scenes(layout, Parameters() if net is None else Parameters.of(net, layout, WHO), quantities)
     outages = _outages(table, layout)
-    for partition, first in enumerate(range(0, len(table), scenarios_per_partition)):
-        some = slice(first, first + scenarios_per_partition)
-        for name, frame in scenes.frames(table.iloc[some], outages[some], first).items():
-            _save(frame, folder / name / f'scenario_partition={partition}' / 'part-0.parquet')
     folder.mkdir(parents=True, exist_ok=True)
-    written = {*grid.columns(quantities), *_flow_columns(table, layout, outages)}
-    rest = table[[name for name in table.columns if name not in written]]
+    for leftover in folder.iterdir():
+        shutil.rmtree(leftover)
+    unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder))
+    try:
+        for partition, first in enumerate(range(0, len(table), scenarios_per_partition)):
+            some = slice(first, first + scenarios_per_partition)
+            for name, frame in scenes.frames(table.iloc[some], outages[some], first).items():
+                _save(frame, unfinished / name / f'scenario_partition={partition}' / 'part-0.parquet')
+        _save_names(table, layout, unfinished, {*grid.columns(quantities), *_flow_columns(table, layout, outages)})
+        for each in sorted(unfinished.iterdir(), key=lambda path: path.name == BUS):
+            each.rename(folder / each.name)
+    finally:
+        shutil.rmtree(unfinished)
+
+
+def _save_names(table: pd.DataFrame, layout: Layout, folder: Path, written: set[str]) -> None:
+    """Writes our own files, and the number of scenarios.
+
+    Args:
+        table: all of it.
+        layout: of its grid.
+        folder: where the files go.
+        written: the columns whose numbers GridFM's files hold.
+    """
+    # GridFM's numbers are float64: columns of another kind keep it in a file of ours.
+    kept = [name for name in table.columns if name not in written or table[name].dtype != np.float64]
     # A file without columns would forget the number of rows.
-    _save(rest.assign(**{SCENARIO: np.arange(len(table))}), folder / ROW, index=None)
-    names = {'columns': table.columns.tolist(), **layout.names}
+    _save(table[kept].assign(**{SCENARIO: np.arange(len(table))}), folder / ROW, index=None)
+    # Parquet keeps the dates of an index, but not the distance between them.
+    freq = table.index.freqstr if isinstance(table.index, pd.DatetimeIndex | pd.TimedeltaIndex) else None
+    names = {'columns': table.columns.tolist(), 'freq': freq, **layout.names}
     (folder / NAMES).write_text(json.dumps(names, indent=1))
     (folder / NUM_SCENARIOS).write_text(str(len(table)))
+
+
+def _check_columns(table: pd.DataFrame) -> None:
+    """Refuses a column that is there twice."""
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise GridError(
+            f'{WHO} needs every column once, but the table has {twice[0]!r} {list(table.columns).count(twice[0])} '
+            'times. Drop or rename the others; table.loc[:, ~table.columns.duplicated()] keeps the first of each.'
+        )
 
 
 @dataclass(frozen=True)
@@ -190,11 +229,16 @@ class _Scenes:
 def _flow_columns(table: pd.DataFrame, layout: Layout, out: Bool[np.ndarray, 'row branch']) -> list[str]:
     """Columns of flows that GridFM's files hold as they are: those that are 0 wherever the branch is out of service."""
     return [
-        column(quantity, label)
+        name
         for quantity in FLOW_NAMES
         for place, label in enumerate(layout.branch_labels)
-        if column(quantity, label) in table and (table.loc[out[:, place], column(quantity, label)] == 0).all()
+        if (name := column(quantity, label)) in table and _is_zero(table[name].to_numpy('float64')[out[:, place]])
     ]
+
+
+def _is_zero(values: np.ndarray) -> bool:
+    """Whether all are 0, and none -0."""
+    return not (values.any() or np.signbit(values).any())
 
 
 def _outages(table: pd.DataFrame, layout: Layout) -> Bool[np.ndarray, 'row branch']:
