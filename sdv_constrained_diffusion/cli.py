@@ -1,7 +1,7 @@
 """The command line: `constrained-diffusion`. Heavy libraries load when a command runs."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -27,8 +27,7 @@ def pjm5(
     try:
         results = run_pjm5(rows, out, seed=seed, epochs=epochs, workers=workers)
     except ConstrainedDiffusionError as error:
-        typer.echo(f'error: {error}', err=True)
-        raise typer.Exit(1) from error
+        _fail(str(error))
     for result in results:
         typer.echo(str(result))
     typer.echo(f'report: {out / "report.html"}')
@@ -41,8 +40,11 @@ def validate(
     rows: Annotated[int, typer.Option(min=1, help='Rows that pandapower.runpp solves; lightsim2grid solves all.')] = 50,
     seed: Annotated[int, typer.Option(help='Of the draw of those rows.')] = 0,
     out: Annotated[Path | None, typer.Option(help='JSON file for the report.')] = None,
+    power_unit: Annotated[str, typer.Option(help="Of the table: MW (and Mvar), or p.u. of the network's base.")] = 'MW',
+    angle_unit: Annotated[str, typer.Option(help='Of the table: degree or radian.')] = 'degree',
+    sign: Annotated[str, typer.Option(help="Of buses' injections: generation is positive, or load.")] = 'generation',
 ) -> None:
-    """Solve a table's operating points anew with other programs; exit status 1 if a row disagrees."""
+    """Solve a table's operating points anew with other programs; exit status 1 if a row that was checked disagrees."""
     import json
 
     from sdv_constrained_diffusion.errors import ConstrainedDiffusionError
@@ -51,15 +53,21 @@ def validate(
     from sdv_constrained_diffusion.power.table_files import read_table
     from sdv_constrained_diffusion.power.validation import validation_report
 
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        _fail(f'validate needs --out to be a file in an existing folder, but got {str(out)!r}. Make the folder first.')
+    units = {'power': power_unit, 'angle': angle_unit, 'sign': sign}
     try:
         network = read_network(net)
-        report = validation_report(network, read_table(table, Grid.from_pandapower(network)), rows, seed)
+        rows_read = read_table(table, Grid.from_pandapower(network))
+        report = validation_report(network, rows_read, rows, seed, units=units)
     except ConstrainedDiffusionError as error:
-        typer.echo(f'error: {error}', err=True)
-        raise typer.Exit(1) from error
+        _fail(str(error))
     typer.echo(str(report))
     if out is not None:
-        out.write_text(json.dumps(report.to_dict(), indent=2, default=str))
+        try:
+            out.write_text(json.dumps(report.to_dict(), indent=2, default=str))
+        except OSError as error:
+            _fail(f'validate needs a file that it can write, but --out is none: {error}. Pass another one.')
     raise typer.Exit(0 if report.agrees else 1)
 
 
@@ -115,8 +123,9 @@ def scenarios(
         }
         metadata = generate_to(out, read_network(net), rows, seed, workers=workers, **what, **how)
     except ConstrainedDiffusionError as error:
-        typer.echo(f'error: {error}', err=True)
-        raise typer.Exit(1) from error
+        _fail(str(error))
+    except OSError as error:
+        _fail(f'scenarios needs a folder that it can write to, but --out is {str(out)!r}: {error}. Pass another one.')
     typer.echo(f'{metadata["num_rows"]} rows of {metadata["draws"]} draws in {out}')
     for reason, count in metadata['unsolved_reasons'].items():
         typer.echo(f'{count} draws without a solution: {reason}')
@@ -131,6 +140,12 @@ def list_constraints() -> None:
         typer.echo(
             f'{each.name}\t{each.origin} {each.version}' + (f'\tskipped: {each.problem}' if each.problem else '')
         )
+
+
+def _fail(message: str) -> NoReturn:
+    """Ends the command with exit status 1."""
+    typer.echo(f'error: {message}', err=True)
+    raise typer.Exit(1)
 
 
 if __name__ == '__main__':

@@ -62,3 +62,12 @@ def test_what_cannot_be_is_said_without_a_traceback(tmp_path, arguments, facts):
     assert 'Traceback' not in result.output
     for fact in facts:
         assert fact in result.output
+
+
+@pytest.mark.parametrize('out', ['taken', 'taken/out'])
+def test_a_folder_that_cannot_be_written_to_is_said_without_a_traceback(out, tmp_path):
+    (tmp_path / 'taken').write_text('a file')
+    result = command('case5', '--rows', 3, '--out', tmp_path / out)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: scenarios needs a folder that it can write to, but --out is '{tmp_path}")
+    assert isinstance(result.exception, SystemExit)

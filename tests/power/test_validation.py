@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from cases import LINE, case
 from sdv_constrained_diffusion.cli import app
 from sdv_constrained_diffusion.errors import ColumnMissingError, GridError, MissingExtraError
+from sdv_constrained_diffusion.power.columns import Units
 from sdv_constrained_diffusion.power.nets import solved_row
 from sdv_constrained_diffusion.power.tables import APART, FLOWS, WIDE
 from sdv_constrained_diffusion.power.validation import (
@@ -294,7 +295,71 @@ def test_rows_never_meet(order, size):
     pd.testing.assert_frame_equal(some, together.iloc[order[:size]], rtol=0, atol=1e-9)
 
 
-def test_a_missing_library_names_the_extra(monkeypatch):
+@BOTH
+@pytest.mark.parametrize('quantities', [WIDE, (*APART, *FLOWS)], ids=['wide', 'apart'])
+def test_a_table_without_angles_is_checked_for_what_it_has(quantities, verify):
+    # The slack's angle is 5 degrees, behind which transformers turn by 150.
+    net = substation()
+    rows = operating_points(net, 3, quantities)
+    bare = rows[[name for name in rows if not name.startswith('va_degree')]].copy()
+    bare.loc[1, 'vm_pu_3'] += 0.01
+    report = verify(net, bare)
+    assert report['converged'].all()
+    assert 'error_va_degree' not in report
+    errors = report.drop(columns='converged')
+    # Two power flows that stop at 1e-8 MVA; loadings are in percent.
+    assert (errors.loc[[0, 2]] < 1e-5).all(axis=None)
+    assert report.loc[1, 'error_vm_pu'] == pytest.approx(0.01, abs=1e-6)
+    # One angle that is missing is a mistake.
+    with pytest.raises(ColumnMissingError, match="needs column 'va_degree_3'"):
+        verify(net, rows.drop(columns='va_degree_3'))
+    with pytest.raises(ColumnMissingError, match="needs column 'vm_pu_"):
+        verify(net, bare.drop(columns=[name for name in bare if name.startswith('vm_pu')]))
+
+
+def test_what_was_not_checked_is_said():
+    net, rows = case('case9'), solved_row(case('case9'), 1e-9, (*APART, 'p_mw'))
+    bare = rows[[name for name in rows if not name.startswith('va_degree')]].assign(cost=1.0)
+    report = validation_report(net, bare)
+    assert report.agrees
+    assert report.complete
+    assert report.lacking == ('va_degree',)
+    assert report.unchecked == (*(f'p_mw_{bus}' for bus in range(9)), 'cost')
+    assert 'not in the table, so not checked: va_degree' in str(report).splitlines()
+    assert 'columns that were not checked: p_mw_0, ' in str(report)
+    written = report.to_dict()
+    assert (written['lacking'], written['unchecked'][-1]) == (('va_degree',), 'cost')
+    plain = validation_report(net, rows.filter(regex='^(?!p_mw)'))
+    assert (plain.lacking, plain.unchecked) == ((), ())
+    assert len(str(plain).splitlines()) == 2
+
+
+@pytest.mark.parametrize('quantities', [WIDE, (*APART, *FLOWS)], ids=['wide', 'apart'])
+def test_units_and_signs_are_declared(quantities, tmp_path):
+    net, rows = case('case14'), with_outages(quantities)
+    own = rows.copy()
+    injections = rows.columns.str.match('p_mw|q_mvar')
+    powers = injections | rows.columns.str.match('pd_|qd_|pg_|qg_|p_from|q_from|p_to|q_to')
+    angles = rows.columns.str.match('va_degree')
+    own.loc[:, powers] /= net.sn_mva
+    own.loc[:, injections] *= -1
+    own.loc[:, angles] = np.deg2rad(own.loc[:, angles].astype(float))
+    units = Units(power='p.u.', angle='radian', sign='load')
+    before = own.copy()
+    report = validation_report(net, own, units=units)
+    assert report.agrees, str(report)
+    pd.testing.assert_frame_equal(own, before)
+    assert not validation_report(net, own).agrees
+    own.to_parquet(tmp_path / 'rows.parquet')
+    words = ['--power-unit', 'p.u.', '--angle-unit', 'radian', '--sign', 'load']
+    answer = CliRunner().invoke(app, ['validate', 'case14', str(tmp_path / 'rows.parquet'), *words])
+    assert answer.exit_code == 0, answer.output
+    answer = CliRunner().invoke(app, ['validate', 'case14', str(tmp_path / 'rows.parquet'), '--power-unit', 'kW'])
+    assert answer.exit_code == 1
+    assert answer.stderr.startswith("error: Units needs power of ['MW', 'p.u.'], but got 'kW'")
+
+
+def test_a_missing_library_names_the_extra(monkeypatch, tmp_path):
     net, rows = case('case9'), solved_row(case('case9'), tolerance_mva=1e-9)
     real = importlib.import_module
 
@@ -308,8 +373,20 @@ def test_a_missing_library_names_the_extra(monkeypatch):
         verify_with_lightsim2grid(net, rows)
     report = validation_report(net, rows)
     assert [each.solver for each in report.agreements] == ['runpp']
+    # runpp has checked the only row.
     assert report.agrees
+    assert report.complete
     assert str(report).splitlines()[1].startswith('lightsim2grid: skipped.')
+    many = pd.concat([rows] * 3, ignore_index=True)
+    report = validation_report(net, many, num_rows=2)
+    assert report.agrees
+    assert not report.complete
+    assert (report.to_dict()['complete'], report.to_dict()['num_rows']) == (False, 3)
+    many.to_parquet(tmp_path / 'rows.parquet')
+    answer = CliRunner().invoke(app, ['validate', 'case9', str(tmp_path / 'rows.parquet'), '--rows', '2'])
+    assert answer.exit_code == 0, answer.output
+    assert "pip install 'sdv-constrained-diffusion[validation]'" in answer.output
+    assert 'not all rows were checked: 2 of 3' in answer.output
 
 
 def test_the_report_counts_the_rows_that_agree():
@@ -364,11 +441,29 @@ def test_the_command_says_which_rows_disagree(tmp_path):
     assert json.loads(out.read_text())['agreements'][1]['worst'] == [4]
 
 
+@pytest.mark.parametrize('out', ['missing/report.json', '.'])
+def test_the_command_looks_for_the_reports_folder_first(out, tmp_path):
+    # There is no such table either, which would be the second complaint.
+    answer = CliRunner().invoke(app, ['validate', 'case9', 'none.parquet', '--out', str(tmp_path / out)])
+    assert answer.exit_code == 1
+    assert answer.stderr.startswith('error: validate needs --out to be a file in an existing folder, but got ')
+
+
 @pytest.mark.parametrize(
-    ('name', 'message'), [('none.parquet', 'existing file'), ('rows.txt', r'a \.csv file, a \.parquet file')]
+    ('name', 'message'),
+    [
+        ('none.parquet', 'existing file'),
+        ('rows.txt', r'a \.csv file, a \.parquet file'),
+        ('corrupt.parquet', r'that can be read by its name.*corrupt\.parquet'),
+        ('empty.csv', r'that can be read by its name.*empty\.csv'),
+        ('binary.csv', r'that can be read by its name.*binary\.csv'),
+    ],
 )
 def test_the_command_refuses_what_is_no_table(name, message, tmp_path):
     (tmp_path / 'rows.txt').write_text('rows')
+    (tmp_path / 'corrupt.parquet').write_bytes(b'PAR1 and no more')
+    (tmp_path / 'empty.csv').touch()
+    (tmp_path / 'binary.csv').write_bytes(bytes(range(256)))
     answer = CliRunner().invoke(app, ['validate', 'case9', str(tmp_path / name)])
     assert answer.exit_code == 1
     assert re.match(rf'error: read_table needs .*{message}', answer.stderr)

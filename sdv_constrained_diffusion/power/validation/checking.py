@@ -40,8 +40,9 @@ def verify_with_runpp(
 
     Args:
         net: the `pandapowerNet` whose equations the rows should obey, left as it is.
-        rows: columns of the quantities `tables.WIDE` or `tables.APART`, in MW, Mvar, p.u. and degrees; a column
-            `topology` may name, row by row, the branch that is out of service ('line_3'), or 'base'.
+        rows: columns of the quantities `tables.WIDE` or `tables.APART`, in MW, Mvar, p.u. and degrees; without any
+            `va_degree`, the slacks' angles are the network's. A column `topology` may name, row by row, the branch that
+            is out of service ('line_3'), or 'base'.
         num_rows: how many rows to check, drawn without replacement; all of them when None or more than there are.
         seed: seed of the draw.
         columns: from the standard name of a column to the table's own, as in `PowerFlow`.
@@ -50,10 +51,11 @@ def verify_with_runpp(
     Returns:
         one row for each row checked, under its index: `converged`, and the largest absolute difference between
         solution and row over all nodes (powers) and buses (voltages): `error_p_mw`, `error_q_mvar`, `error_vm_pu`,
-        `error_va_degree` (modulo full turns). If the table has columns of `tables.FLOWS`, then also `error_flow` in MW
-        or Mvar and `error_loading_percent` over all of those; a branch that is out of service has none, 0 or NaN. The
-        differences are NaN where `runpp` did not converge or a value of the row is no finite number. pandapower
-        divides reactive power among generators in steps of about 1e-7 Mvar, the floor of `error_q_mvar`.
+        `error_va_degree` (modulo full turns; only if the table has angles). If it has columns of `tables.FLOWS`, then
+        also `error_flow` in MW or Mvar and `error_loading_percent` over all of those; a branch that is out of service
+        has none, 0 or NaN. The differences are NaN where `runpp` did not converge or a value of the row is no finite
+        number. pandapower divides reactive power among generators in steps of about 1e-7 Mvar, the floor of
+        `error_q_mvar`.
 
     Raises:
         ColumnMissingError: `rows` lacks a column.
@@ -146,13 +148,10 @@ def _report(
     """Largest differences of each row."""
     said = np.isin(np.arange(len(grid.y_bus)), grid.node[~points.said], invert=True)
     p_mw, q_mvar = powers - _per_node(points, grid)[:2]
-    errors = [
-        np.abs(p_mw),
-        np.abs(q_mvar[:, said]),
-        np.abs(voltages[0] - points.vm_pu),
-        np.abs((voltages[1] - points.va_degree + 180) % 360 - 180),
-    ]
-    largest = {name: error.max(axis=1) for name, error in zip(ERRORS, errors, strict=True)}
+    errors = [np.abs(p_mw), np.abs(q_mvar[:, said]), np.abs(voltages[0] - points.vm_pu)]
+    if 'va_degree' in points.quantities:
+        errors.append(np.abs((voltages[1] - points.va_degree + 180) % 360 - 180))
+    largest = {name: error.max(axis=1) for name, error in zip(ERRORS, errors, strict=False)}
     report = pd.DataFrame({'converged': converged, **largest}, index=points.flows.index)
     loading = flows.columns.str.startswith('loading_percent')
     for name, some in zip(FLOW_ERRORS, (~loading, loading), strict=True):
