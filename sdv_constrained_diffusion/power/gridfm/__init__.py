@@ -14,8 +14,8 @@ The first releases wrote single files without `load_scenario_idx`; they are read
 bus k is the one with the k-th smallest of pandapower's ids, as gridfm-datakit numbers the buses of a MATPOWER file.
 
 Three files of ours stand beside: `load_data.parquet` with the demand of each load, which GridFM sums per bus;
-`row_data.parquet` with the columns that GridFM has no place for and the table's index; `names.json` with the names of
-the table's columns and of the elements. Other programs need not know them.
+`row_data.parquet` with the columns that GridFM has no place for, those that are not float64, and the table's index;
+`names.json` with the names of the table's columns and of the elements. Other programs need not know them.
 """
 
 from sdv_constrained_diffusion.power.gridfm.reading import is_gridfm, read_gridfm
