@@ -26,6 +26,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from sdv.metadata import Metadata
+from sdv.utils import load_synthesizer
 from sklearn.neural_network import MLPRegressor
 
 from record import RESULTS, record
@@ -173,7 +174,7 @@ def measure(name: str, form: str, num_rows: int, max_time: float, seed: int, aga
     limits = OperatingLimits.from_pandapower(net, table=rows.columns, flow_limit=case.flow_limit)
     path, cost = RESULTS / 'models' / f'{name}-{form}-{max_time:g}-{seed}.pkl', {}
     if again:
-        synthesizer = ConstrainedDiffusionSynthesizer.load(str(path))
+        synthesizer = load_synthesizer(str(path))
         synthesizer.reset_sampling()
     else:
         synthesizer, fit_cpu_s = trained(path, training, [flow, limits], max_time, seed)

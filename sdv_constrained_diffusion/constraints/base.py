@@ -130,7 +130,8 @@ class Constraint(abc.ABC):
     """A law that rows obey: `lower <= residual <= upper`, up to a tolerance.
 
     A subclass sets `columns` and `tolerance` and writes `residual`; everything else has a default. Rows never meet:
-    row i of the residual may depend on row i of the table only.
+    row i of the residual may depend on row i of the table only. Where torch has more than one thread, `residual` is
+    called for several blocks of rows at once: it must not write to what they share.
 
     Attributes:
         columns: names of the columns the residual reads.

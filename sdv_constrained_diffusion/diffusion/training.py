@@ -20,6 +20,9 @@ _UNLIMITED = 10**9
 REFERENCE_WEIGHTS = 700_000
 """A little more than the default network has on a table of fifteen columns."""
 
+REDRAWN_AFTER = 200
+"""Steps after which what values leave open is drawn anew, at the end of an epoch; drawing may cost as much as a few."""
+
 _BAR = '{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}'
 
 
@@ -92,8 +95,8 @@ def train(
 
     Args:
         denoiser: the denoiser; its parameters' device is where the work is done.
-        draw_rows: gives all clean rows of model space for an epoch; called once per epoch, so that what the values
-            leave open is drawn anew each time.
+        draw_rows: gives all clean rows of model space; called again after some epochs, so that what the values leave
+            open is drawn anew.
         plan: epochs, batch size, learning rate and the like.
         generator: the only source of randomness.
         verbose: show a progress bar with the loss, when on a terminal.
@@ -111,6 +114,7 @@ def train(
     clock = _Clock(plan, epochs * batches)
     averaged = AveragedModel(denoiser, multi_avg_fn=_running_mean(plan.ema)) if plan.ema else None
     record = TrainingRecord()
+    since_drawn = 0
     with tqdm(total=100, desc='Training', bar_format=_BAR, disable=None if verbose else True) as bar:
         for epoch in range(epochs):
             start, total, seen = time.process_time(), 0.0, 0
@@ -134,8 +138,9 @@ def train(
             bar.set_postfix(epoch=epoch + 1, loss=f'{record.losses[-1]:.4f}')
             if clock.over:
                 break
-            if epoch + 1 < epochs:
-                rows = draw_rows(generator)
+            since_drawn += batches
+            if since_drawn >= REDRAWN_AFTER and epoch + 1 < epochs:
+                rows, since_drawn = draw_rows(generator), 0
     if averaged is not None:
         denoiser.load_state_dict(averaged.module.state_dict())
     return record

@@ -86,7 +86,6 @@ def project(
     measured = None if measure is None or entries > MOST_ENTRIES else (measure / scale).clamp(min=LEAST_SHARE)
     block = BLOCK if measured is None else max(min(BLOCK, LOCAL_ENTRIES // entries // SIZE * SIZE), SIZE)
 
-
     def some(rows: Int[Tensor, ' some']) -> Projected:
         own = None if measured is None else measured[rows]
         return _project(chord, values[rows], fixed[rows], own, chord_steps, newton_steps)
@@ -149,7 +148,9 @@ def _newton_steps(chord: Chord, values: Table, fixed: ColumnMask, measure: Table
     own = torch.ones_like(values) if measure is None else measure
     damping = values.new_full((len(values), 1, 1), 1e-6)
     deviation = chord.deviation(current)
-    identity = torch.eye(len(system.equations), dtype=values.dtype)
+    # Whole sizes, so that every row's matrices lie in memory alike, and round alike.
+    high, wide = -len(system.equations) % SIZE, -values.shape[1] % SIZE
+    identity = torch.eye(len(system.equations) + high, dtype=values.dtype)
     for _ in range(num_steps):
         jacobian = _standardised_jacobian(chord, current, fixed, deviation) * own[:, None, :]
         # An equation that no free column changes is judged in the end, and must not hide what the others gain.
@@ -159,9 +160,10 @@ def _newton_steps(chord: Chord, values: Table, fixed: ColumnMask, measure: Table
         pending = ~((asked.abs() * chord.equation_scale / system.tolerance).amax(1) <= MARGIN)
         if not pending.any():
             break
-        normal = jacobian @ jacobian.mT + damping * identity
-        multiplier, _ = torch.linalg.solve_ex(normal, asked[:, :, None])
-        trial = current - (jacobian.mT @ multiplier)[:, :, 0] * chord.scale * own
+        jacobian = torch.nn.functional.pad(jacobian, (0, wide, 0, high))
+        right = torch.nn.functional.pad(asked, (0, high))[:, :, None]
+        multiplier, _ = torch.linalg.solve_ex(jacobian @ jacobian.mT + damping * identity, right)
+        trial = current - (jacobian.mT @ multiplier)[:, : values.shape[1], 0] * chord.scale * own
         trial_deviation = chord.deviation(trial)
         better = pending & (trial_deviation.masked_fill(dead, 0).norm(dim=1) < asked.norm(dim=1))
         current = torch.where(better[:, None], trial, current)

@@ -9,6 +9,7 @@ from torch import Tensor
 from sdv_constrained_diffusion._types import Codes, ColumnMask, PerColumn, Rows, Table
 from sdv_constrained_diffusion.tabular.columns import ColumnCodec
 from sdv_constrained_diffusion.tabular.masses import RESOLUTION, SMALLEST_SHARE, mass_windows, resolution_of
+from sdv_constrained_diffusion.tabular.tails import CensoredNormal
 
 FARTHEST = 8.0
 """Where the interval of a point mass at an end of its column stops: the normal leaves 1e-15 beyond."""
@@ -23,14 +24,18 @@ class QuantileCodec(ColumnCodec):
     the column and nothing lies beyond it.
     """
 
-    def __init__(self, features: Tensor, values: Tensor, resolution: PerColumn) -> None:
+    def __init__(
+        self, features: Tensor, values: Tensor, resolution: PerColumn, masses: CensoredNormal | None = None
+    ) -> None:
         """Keeps the knots.
 
         Args:
             features: knots in model space, increasing along a column, shape (column, knot).
             values: the columns' values there, not decreasing; equal neighbours bound a point mass.
             resolution: values no farther than this from a point mass belong to it, in the column's unit.
+            masses: draws the places inside point masses so that they heed the other columns; by themselves when None.
         """
+        self.masses = masses
         self.features, self.values, self.resolution = features, values, resolution
         self.num_numbers = len(values)
         self._slopes = values.diff() / features.diff()
@@ -58,21 +63,18 @@ class QuantileCodec(ColumnCodec):
         knots = [_knots(column, gap, num_knots, smallest_mass) for column, gap in zip(values.T, gaps, strict=True)]
         longest = max(map(len, knots)) + 1
         features, knot_values = torch.from_numpy(np.stack([_extend(each, longest) for each in knots])).unbind(2)
-        return cls(features.contiguous(), knot_values.contiguous(), torch.from_numpy(gaps))
+        codec = cls(features.contiguous(), knot_values.contiguous(), torch.from_numpy(gaps))
+        low, high = codec._intervals(torch.from_numpy(values))
+        if (low < high).any():
+            codec.masses = CensoredNormal.fit(low, high, torch.Generator().manual_seed(0))
+        return codec
 
     def encode(self, values: Table, generator: torch.Generator | None = None) -> Rows:
-        """Normal scores."""
-        v = values.T.contiguous()
-        first_above = torch.searchsorted(self.values, v, right=True)
-        segment = (first_above - 1).clamp(0, self._slopes.shape[1] - 1)
-        linear = self._at(self.features, segment) + (v - self._at(self.values, segment)) / self._at(
-            self._slopes, segment
-        )
-        if not self._in_mass.any():
-            return linear.T
-        mass, belongs = self._mass_at(v, first_above)
-        low, high = self._at(self._low, mass), self._at(self._high, mass)
-        return torch.where(belongs, _between(low, high, generator), linear).T
+        """Normal scores; of a point mass a place inside it."""
+        low, high = self._intervals(values)
+        if generator is None or self.masses is None:
+            return _median(low, high)
+        return self.masses.complete(low, high, generator)
 
     def decode(self, numbers: Rows, states: Codes | None = None) -> Table:
         """Values in the columns' units; each derivative is its segment's slope."""
@@ -93,7 +95,22 @@ class QuantileCodec(ColumnCodec):
     def select(self, positions: Sequence[int]) -> 'QuantileCodec':
         """The codec of some of its columns."""
         chosen = list(positions)
-        return QuantileCodec(self.features[chosen], self.values[chosen], self.resolution[chosen])
+        masses = None if self.masses is None else self.masses.select(chosen)
+        return QuantileCodec(self.features[chosen], self.values[chosen], self.resolution[chosen], masses)
+
+    def _intervals(self, values: Table) -> tuple[Rows, Rows]:
+        """Between which normal scores a value lies; they differ in point masses only."""
+        v = values.T.contiguous()
+        first_above = torch.searchsorted(self.values, v, right=True)
+        segment = (first_above - 1).clamp(0, self._slopes.shape[1] - 1)
+        linear = self._at(self.features, segment) + (v - self._at(self.values, segment)) / self._at(
+            self._slopes, segment
+        )
+        if not self._in_mass.any():
+            return linear.T, linear.T
+        mass, belongs = self._mass_at(v, first_above)
+        low, high = (torch.where(belongs, self._at(ends, mass), linear).T for ends in (self._low, self._high))
+        return low, high
 
     def _mass_at(self, v: Tensor, first_above: Tensor) -> tuple[Tensor, Tensor]:
         """A knot of the point mass next to each value, and whether the value belongs to it.
@@ -155,9 +172,7 @@ def _unit_step(two_knots: np.ndarray) -> np.ndarray:
     return step / step[0]
 
 
-def _between(low: Tensor, high: Tensor, generator: torch.Generator | None) -> Tensor:
-    """A draw of the standard normal restricted to [low, high], or the median of it without a generator."""
-    share = torch.full_like(low, 0.5)
-    if generator is not None:
-        share = torch.rand(low.shape, generator=generator, dtype=low.dtype)
-    return torch.special.ndtri(torch.lerp(torch.special.ndtr(low), torch.special.ndtr(high), share))
+def _median(low: Tensor, high: Tensor) -> Tensor:
+    """Of the standard normal restricted to [low, high]."""
+    middle = torch.special.ndtri((torch.special.ndtr(low) + torch.special.ndtr(high)) / 2)
+    return torch.where(low < high, middle, low)

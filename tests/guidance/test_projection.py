@@ -16,6 +16,7 @@ from torch.testing import assert_close
 from sdv_constrained_diffusion import Bounds, Formula
 from sdv_constrained_diffusion.constraints.base import constraint
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem
+from sdv_constrained_diffusion.guidance import projection
 from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.guidance.projection import ResultCode, project
 from sdv_constrained_diffusion.power.constraints import PowerFlow
@@ -377,3 +378,36 @@ def test_a_step_that_breaks_an_inequality_which_held_is_no_gain():
     # Each of these products is reached inside the bounds: by the row that was shaken.
     assert (projected.codes == ResultCode.CONVERGED).all()
     assert system.feasible(projected.values).all()
+
+
+@pytest.mark.parametrize('measured', [False, True])
+@pytest.mark.parametrize(('equations', 'number'), [(3, 7), (5, 9)])
+def test_rows_that_need_their_own_steps_have_the_same_bits_in_any_company(equations, number, measured, monkeypatch):
+    random = np.random.default_rng(equations)
+    weights = random.normal(size=(equations, number))
+    names = [f'x{place}' for place in range(number)]
+
+    @constraint(columns=names, tolerance=1e-9)
+    def curved(table):
+        # Term by term: a product of matrices of odd sizes would itself round by the company.
+        sums = [sum(float(w) * table[name] for w, name in zip(row, names, strict=True)) for row in weights]
+        return torch.stack([each.square() + table[name] - 2 for each, name in zip(sums, names, strict=False)], dim=1)
+
+    data = pd.DataFrame(random.normal(size=(40, number)), columns=names)
+    system = ConstraintSystem([curved], data)
+    values = system.values(data)
+    chord, fixed = Chord(system, values), torch.zeros_like(values, dtype=torch.bool)
+    measure = torch.from_numpy(random.uniform(0.5, 2.0, values.shape)) if measured else None
+    reached, newton_steps = [], projection._newton_steps
+
+    def counted(chord, values, *rest):
+        reached.append(len(values))
+        return newton_steps(chord, values, *rest)
+
+    monkeypatch.setattr(projection, '_newton_steps', counted)
+    together = project(chord, values, fixed, measure)
+    assert reached[0] > 10
+    for rows in torch.arange(len(values)).split(7):
+        part = project(chord, values[rows], fixed[rows], None if measure is None else measure[rows])
+        assert torch.equal(part.values, together.values[rows])
+        assert torch.equal(part.codes, together.codes[rows])

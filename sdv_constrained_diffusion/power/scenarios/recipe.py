@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from sdv_constrained_diffusion.errors import GridError
-from sdv_constrained_diffusion.power.nets import title
+from sdv_constrained_diffusion.power.nets import MODEL_OPTIONS, title
 from sdv_constrained_diffusion.power.scenarios.draws import Draw, OperatingPoint, Solver
 from sdv_constrained_diffusion.power.scenarios.models.costs import CostPerturbation
 from sdv_constrained_diffusion.power.scenarios.models.infeed import InfeedModel
@@ -170,8 +170,9 @@ def recipe_of(
 
 
 def network_digest(net: Any) -> str:
-    """SHA-256 of what describes a network: its tables of elements, base power and frequency, but no results."""
-    digest = hashlib.sha256(repr((float(net.sn_mva), float(net.f_hz))).encode())
+    """SHA-256 of what describes a network: its elements, base power, frequency and options, but no results."""
+    options = sorted((key, net.user_pf_options[key]) for key in MODEL_OPTIONS if key in net.user_pf_options)
+    digest = hashlib.sha256(repr((float(net.sn_mva), float(net.f_hz), *options)).encode())
     for name in sorted(net):
         table = net[name]
         if isinstance(table, pd.DataFrame) and len(table) and not name.startswith(('_', 'res_')):

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from sdv_constrained_diffusion.errors import GridError, MissingExtraError
-from sdv_constrained_diffusion.power.nets import GENERATORS
+from sdv_constrained_diffusion.power.nets import GENERATORS, MODEL_OPTIONS
 from sdv_constrained_diffusion.power.scenarios.draws import Draw, Drawable
 from sdv_constrained_diffusion.power.scenarios.models.outages import KINDS
 
@@ -129,6 +129,8 @@ def read_case(net: Any) -> OpfCase:
     try:
         _check_necessary_opf_parameters(net, logging.getLogger(__name__))
         _init_runopp_options(net, True, True, 2, 0.0, 'flat', False, 'hv')
+        # Those of the network that shape its admittances, which runopp does not look at.
+        net._options |= {key: net.user_pf_options[key] for key in MODEL_OPTIONS if key in net.user_pf_options}
         _, ppc = _pd2ppc(net)
     except (KeyError, ValueError, UserWarning) as error:
         raise GridError(
