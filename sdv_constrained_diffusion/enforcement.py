@@ -160,6 +160,18 @@ class Enforcement:
         self.record.add(self._finisher.chord, self._finisher.plan.redrawn, before, projected)
         return self._facts.restored(finished, columns)
 
+    def beyond_training(self, values: pd.Series) -> str:
+        """A sentence that names the values of a row that no training row comes near; '' where there are none."""
+        names = self._facts.outside(values)
+        if not names:
+            return ''
+        others = f' and {len(names) - 1} more' if len(names) > 1 else ''
+        low, high = self._facts.ranges[names[0]]
+        return (
+            f' {names[0]!r}{others} lie outside what the training table has (here {low:.6g} to {high:.6g}): rows may '
+            'exist that the model knows nothing of, so train on a table that reaches there.'
+        )
+
     def report(self, rows: pd.DataFrame) -> pd.DataFrame:
         """One row per constraint: what it asks, what the rows do with it, and what was done to them.
 

@@ -59,6 +59,15 @@ class TableFacts:
             raw=frozenset(raw),
         )
 
+    def outside(self, values: pd.Series) -> list[str]:
+        """Names of the numbers of one row that lie outside what the training table has."""
+        numbers = {name: value for name, value in values.items() if isinstance(value, int | float | np.number)}
+        return [
+            str(name)
+            for name, value in numbers.items()
+            if name in self.ranges and not self.ranges[name][0] <= float(value) <= self.ranges[name][1]
+        ]
+
     def restored(self, rows: pd.DataFrame, constrained: Collection[str]) -> pd.DataFrame:
         """Rounds and clips the raw columns that no constraint reads any more, as SDV would have done."""
         for name in self.raw.difference(constrained):

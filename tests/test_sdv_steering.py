@@ -209,7 +209,11 @@ def test_fixed_labels_moments_and_numbers_are_kept_and_the_laws_obeyed(fresh, da
 def test_fixed_values_that_no_row_can_complete_are_named(fresh):
     # Without the category, nothing is filled: but no rate is 50 %.
     conditions = [Condition({'net': 100.0, 'tax': 50.0}, num_rows=2)]
-    with pytest.raises(ConstraintError, match=r"of 64 candidates the nearest misses 'tax_law' by .* EUR"):
+    with pytest.raises(ConstraintError, match=r"of 64 candidates the nearest misses 'tax_law' by .* EUR") as caught:
+        sample_from_conditions(fresh, conditions)
+    assert 'outside what the training table has' not in str(caught.value)
+    conditions = [Condition({'net': 1e4, 'tax': 5e3}, num_rows=1)]
+    with pytest.raises(ConstraintError, match=r"'net' and 1 more lie outside what the training table has \(here "):
         sample_from_conditions(fresh, conditions)
     # A sum of three columns, filled: at once.
     with pytest.raises(ConstraintError, match='cannot be obeyed by 1 of 1 rows'):
