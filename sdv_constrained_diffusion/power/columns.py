@@ -107,7 +107,8 @@ class PowerColumns:
             who: the constraint, for messages.
 
         Raises:
-            ConstraintError: `own_names` names a standard column that the grid does not have, or one column twice.
+            ConstraintError: `own_names` names a standard column that the grid does not have, or one column twice, or
+                `table` is one name.
             ColumnMissingError: `own_names` names a column that is not in `table`.
         """
         units = Units.of(units)
@@ -120,6 +121,10 @@ class PowerColumns:
             for place, label in enumerate(grid.labels(quantity))
         }
         self._check_names(standard)
+        if isinstance(table, str):
+            raise ConstraintError(
+                f"{who} needs the table's columns, but got {table!r}. Pass table=data or a list of names."
+            )
         if table is not None:
             present = {str(name): None for name in table}
             self._check_present(present)

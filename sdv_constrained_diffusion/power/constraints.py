@@ -206,14 +206,16 @@ class PowerFlow(Constraint):
                 cause=f'the powers are in per unit on {sn_mva:g} MVA instead of MW and Mvar'
                 if to_mw
                 else f'the powers are in MW and Mvar instead of per unit on {sn_mva:g} MVA',
-                remedy=f'{"multiply" if to_mw else "divide"} the columns {named} by {sn_mva:g}, or pass units={other}',
+                remedy=f'{"multiply" if to_mw else "divide"} the columns {named} by {sn_mva:g}, or '
+                f'declare power={other.power!r} in units=Units(...)',
                 reread=lambda table: self._scaled(table, powers_of, sn_mva if to_mw else 1 / sn_mva),
             )
         if angles:
             other = replace(units, angle='radian' if degrees else 'degree')
             yield Misreading(
                 cause=f'the angles are in {other.angle}s instead of {units.angle}s',
-                remedy=f'convert the columns va_degree_* with numpy.{units.angle}s, or pass units={other}',
+                remedy=f'convert the columns va_degree_* with numpy.{units.angle}s, or declare '
+                f'angle={other.angle!r} in units=Units(...)',
                 reread=lambda table: self._scaled(
                     table, angles, DEGREES_PER_RADIAN if degrees else 1 / DEGREES_PER_RADIAN
                 ),
@@ -222,7 +224,8 @@ class PowerFlow(Constraint):
             other = replace(units, sign='load' if units.sign == 'generation' else 'generation')
             yield Misreading(
                 cause=f'the powers count {other.sign} as positive instead of {units.sign}',
-                remedy=f'change the sign of the columns p_mw_* and q_mvar_*, or pass units={other}; for '
+                remedy=f'change the sign of the columns p_mw_* and q_mvar_*, or declare '
+                f'sign={other.sign!r} in units=Units(...); for '
                 'a pandapower network that has shunts, use sdv_constrained_diffusion.power.nets.result_row, which also '
                 'takes the shunts out of net.res_bus',
                 reread=lambda table: self._scaled(table, signed, -1.0),

@@ -368,3 +368,17 @@ def test_an_outer_configuration_of_joblib_is_obeyed(tight, backend):
         scenarios = generate(case('case5'), 60, seed=4, low=0.9, high=1.6)
     pd.testing.assert_frame_equal(scenarios.table, tight.table, check_exact=True)
     pd.testing.assert_frame_equal(scenarios.unsolved, tight.unsolved, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'seed': None}, 'needs a seed of at least 0, but got None'),
+        ({'seed': 1.5}, r'needs a seed of at least 0, but got 1\.5'),
+        ({'quantities': ()}, r'needs a sequence of quantities, but got \(\)'),
+        ({'quantities': 'p_mw'}, "needs a sequence of quantities, but got 'p_mw'"),
+    ],
+)
+def test_a_seed_and_quantities_are_asked_for_in_words(options, message):
+    with pytest.raises(GridError, match=message):
+        generate(case('case5'), 3, **options)

@@ -171,7 +171,7 @@ def generate(
         GridError: an argument is out of range or does not fit the network, the network cannot be carried or has no
             load, its nominal case has no solution, or almost no draw has one.
     """
-    _check(num_rows, workers)
+    _check(num_rows, seed, workers, quantities)
     models = _loads(loads, low, high, power_factor), infeed, costs, outages
     recipe = recipe_of(net, seed, *models, solver, flow_limit, quantities)
     tally = _Tally()
@@ -224,7 +224,7 @@ def generate_to(
     Raises:
         GridError: as in `generate`; or the folder holds other files, or a run with other arguments.
     """
-    _check(num_rows, workers)
+    _check(num_rows, seed, workers, quantities)
     recipe = recipe_of(net, seed, loads or UniformLoads(), infeed, costs, outages, solver, flow_limit, quantities)
     facts = {**_facts(net, num_rows, recipe), 'part_chunks': PART_CHUNKS}
     store = ScenarioStore(Path(directory))
@@ -347,10 +347,17 @@ def _unsolved_path(path: Path) -> Path:
     return path.with_name(f'{path.stem}.unsolved.parquet')
 
 
-def _check(num_rows: int, workers: int | None) -> None:
+def _check(num_rows: int, seed: int, workers: int | None, quantities: Sequence[str]) -> None:
     if not isinstance(num_rows, int | np.integer) or num_rows < 1:
         raise GridError(
             f'Scenario generation needs num_rows of at least 1, but got {num_rows}. Pass a positive whole number.'
+        )
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise GridError(f'Scenario generation needs a seed of at least 0, but got {seed!r}. Pass a whole number.')
+    if isinstance(quantities, str) or not len(quantities):
+        raise GridError(
+            f'Scenario generation needs a sequence of quantities, but got {quantities!r}. Pass for example '
+            "quantities=tables.APART, or ('p_mw', 'vm_pu')."
         )
     if workers is not None and workers < 1:
         raise GridError(
