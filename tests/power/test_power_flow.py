@@ -709,10 +709,18 @@ def test_the_remedy_of_a_misreading_heals_it(meant):
         message = str(caught.value)
         assert 'Likely cause: the ' in message
         assert ('p_mw_* and q_mvar_*' in message) == (name != 'angle')
-        told = eval(re.search(r'pass units=(Units\(.*?\))', message)[1], {'Units': Units})
-        assert told == actual
+        key, value = re.search(r"declare (\w+)='(.*?)' in units", message).groups()
+        assert replace(meant, **{key: value}) == actual
         if name == 'power':
             assert ('multiply' in message) == (meant.power == 'MW')
+
+
+def test_the_remedies_of_two_mistakes_at_once_do_not_contradict_each_other():
+    meant, actual = Units(), Units(power='p.u.', angle='radian')
+    with pytest.raises(ConstraintMismatchError) as caught:
+        diagnose([PowerFlow(grid_of('case9'), units=meant)], written(solved_points('case9'), actual))
+    told = dict(re.findall(r"declare (\w+)='(.*?)' in units", str(caught.value)))
+    assert replace(meant, **told) == actual
 
 
 def test_misread_demand_and_generation_are_named_by_their_columns():
