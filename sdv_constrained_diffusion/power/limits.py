@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,10 +14,7 @@ from sdv_constrained_diffusion.errors import ConstraintError
 from sdv_constrained_diffusion.power.columns import DEGREES_PER_RADIAN, PowerColumns, Units
 from sdv_constrained_diffusion.power.grid import Grid
 from sdv_constrained_diffusion.power.implied import ANGLE, APPARENT, ImpliedQuantities
-from sdv_constrained_diffusion.power.tables import column
-
-FlowLimit = Literal['apparent', 'current']
-"""What a branch's rating limits at both of its ends: apparent power (MATPOWER) or current (`pandapower.runopp`)."""
+from sdv_constrained_diffusion.power.tables import FlowLimit, column
 
 BOUNDED = {'vm_pu': 'p.u.', 'pg_mw': 'MW', 'qg_mvar': 'Mvar', 'loading_percent': '%'}
 """Quantities whose columns have limits, and their units."""

@@ -8,6 +8,10 @@ their own sense; `p_from_mw` is what enters a branch at that end. Shunts belong 
 """
 
 from collections.abc import Iterable
+from typing import Literal
+
+FlowLimit = Literal['apparent', 'current']
+"""What a branch's rating limits at both of its ends: apparent power (MATPOWER) or current (`pandapower.runopp`)."""
 
 WIDE = ('p_mw', 'q_mvar', 'vm_pu', 'va_degree')
 """The four quantities of a bus, in the order of the wide table."""

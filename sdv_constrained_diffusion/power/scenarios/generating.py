@@ -28,8 +28,8 @@ from sdv_constrained_diffusion.power.scenarios.models.loads import LoadModel, Po
 from sdv_constrained_diffusion.power.scenarios.models.outages import Outages
 from sdv_constrained_diffusion.power.scenarios.recipe import CHUNK_DRAWS, Recipe, SolverName, network_digest, recipe_of
 from sdv_constrained_diffusion.power.scenarios.rows import REASON, Answer, solved_table, unsolved_table
-from sdv_constrained_diffusion.power.scenarios.solvers.opf_case import FlowLimit
 from sdv_constrained_diffusion.power.scenarios.store import ScenarioStore, write_parquet
+from sdv_constrained_diffusion.power.tables import FlowLimit
 
 try:
     import joblib

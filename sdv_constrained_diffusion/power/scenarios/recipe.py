@@ -28,9 +28,8 @@ from sdv_constrained_diffusion.power.scenarios.models.loads import LoadModel
 from sdv_constrained_diffusion.power.scenarios.models.outages import Outages
 from sdv_constrained_diffusion.power.scenarios.models.profiles import Chunk
 from sdv_constrained_diffusion.power.scenarios.solvers.opf import OptimalPowerFlow
-from sdv_constrained_diffusion.power.scenarios.solvers.opf_case import FlowLimit
 from sdv_constrained_diffusion.power.scenarios.solvers.plain_flow import PlainPowerFlow
-from sdv_constrained_diffusion.power.tables import BASE
+from sdv_constrained_diffusion.power.tables import BASE, FlowLimit
 
 SolverName = Literal['opf', 'pf']
 """AC optimal power flow with the network's costs and limits, or plain power flow at its set-points."""

@@ -15,10 +15,10 @@ from sdv_constrained_diffusion.errors import GridError
 from sdv_constrained_diffusion.power.grid import Grid
 from sdv_constrained_diffusion.power.nets import check_quantities
 from sdv_constrained_diffusion.power.scenarios.draws import Draw, OperatingPoint, Solver
-from sdv_constrained_diffusion.power.scenarios.solvers.opf_case import FlowLimit, read_case
+from sdv_constrained_diffusion.power.scenarios.solvers.opf_case import read_case
 from sdv_constrained_diffusion.power.scenarios.solvers.opf_problem import state_problem
 from sdv_constrained_diffusion.power.scenarios.solvers.opf_table import RowReader, Solution
-from sdv_constrained_diffusion.power.tables import BASE, KINDS, WIDE
+from sdv_constrained_diffusion.power.tables import BASE, KINDS, WIDE, FlowLimit
 
 MISMATCH_TOLERANCE_PU = 1e-9
 """Largest power mismatch of a row that counts as solved, in per unit; Ipopt stays two orders below it."""

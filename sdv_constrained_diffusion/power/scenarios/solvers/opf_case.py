@@ -6,7 +6,7 @@ The conversion is pandapower's own, the one that `pandapower.runopp` uses.
 import copy
 import logging
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,9 +26,6 @@ try:
     from pandapower.pypower.makeYbus import makeYbus
 except ImportError as error:
     raise MissingExtraError.of('AC optimal power flow', error.name or 'pandapower', 'power') from error
-
-FlowLimit = Literal['apparent', 'current']
-"""What a branch's rating limits at both of its ends: apparent power (MATPOWER) or current (`pandapower.runopp`)."""
 
 _NOT_CARRIED = (
     *('dcline', 'xward', 'svc', 'tcsc', 'ssc', 'vsc', 'vsc_stacked', 'b2b_vsc', 'asymmetric_load', 'asymmetric_sgen'),

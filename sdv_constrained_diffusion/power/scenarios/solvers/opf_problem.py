@@ -22,7 +22,8 @@ import scipy.sparse as sp
 from jaxtyping import Float
 
 from sdv_constrained_diffusion.errors import MissingExtraError
-from sdv_constrained_diffusion.power.scenarios.solvers.opf_case import Admittances, FlowLimit, OpfCase
+from sdv_constrained_diffusion.power.scenarios.solvers.opf_case import Admittances, OpfCase
+from sdv_constrained_diffusion.power.tables import FlowLimit
 
 try:
     import casadi
