@@ -32,7 +32,8 @@ GUIDANCE: dict[str, type[GuidedDenoiser]] = {'gradient': GradientGuidance, 'gaus
 
 
 TYPICAL_ROWS = 2048
-"""Rows on which a denoiser's errors are measured, and that stand for the training table once it is gone."""
+"""Rows on which a denoiser is calibrated and its errors are measured, and that stand for the training table once it is
+gone."""
 
 MOST_LEVELS = 64
 """Noise levels at which errors are measured; a sampler with more steps takes the nearest."""
@@ -136,7 +137,9 @@ class DiffusionModel:
         generator = torch.Generator().manual_seed(seed)
         denoiser.measure(encoder.training_rows(values, generator).numbers)
         record = train(denoiser, lambda draw: encoder.training_rows(values, draw), plan, generator, verbose)
-        return cls(encoder, denoiser.requires_grad_(False), preset, record, device)
+        some = torch.randperm(len(values), generator=generator)[:TYPICAL_ROWS]
+        denoiser.requires_grad_(False).calibrate(encoder.encode(values[some], generator), generator)
+        return cls(encoder, denoiser, preset, record, device)
 
     @property
     def loss_values(self) -> pd.DataFrame:

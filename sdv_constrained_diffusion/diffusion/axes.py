@@ -59,6 +59,15 @@ class PrincipalAxes(nn.Module):
         """The inverse of `along`."""
         return coordinates @ self.directions.to(coordinates).T + self.mean.to(coordinates)
 
+    def noised(self, z: Numbers, sigma: Tensor) -> Numbers:
+        """Standard normal coordinates -> normal numbers of the rows' mean and covariance, with noise added.
+
+        Args:
+            z: shape (row, axis).
+            sigma: deviation of the noise, shape ().
+        """
+        return self.back(z * (self.variances.to(z) + sigma**2).sqrt())
+
     def scales(self, sigma: Float[Tensor, 'row 1']) -> Scales:
         r"""Coefficients of Karras et al. (2022, table 1), axis by axis.
 

@@ -166,10 +166,9 @@ class _Run:
         return torch.randn(self._num_rows, self._num_numbers, generator=self._generator, dtype=torch.float64)
 
     def start(self, t: Tensor) -> Rows:
-        r"""`x_T` for numbers of unit variance: deviation `\sqrt{\alpha_T^2 + \sigma_T^2}`; discrete columns hidden."""
-        first = self.noise(t)
+        """`x_T` as the denoiser expects it; discrete columns hidden."""
         x_t = torch.zeros(self._num_rows, self._num_features, dtype=torch.float64)
-        x_t[:, : self._num_numbers] = self.normal() * (first.alpha**2 + first.sigma**2).sqrt()
+        x_t[:, : self._num_numbers] = self._denoiser.prior(self.normal(), t)
         return self._impose(x_t)
 
     def estimate(self, x_t: Rows, t: Tensor) -> Rows:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from sdv_constrained_diffusion._types import ColumnMask, FeatureMask, PerRow, Residuals, Rows, Table, Times
+from sdv_constrained_diffusion._types import ColumnMask, FeatureMask, Numbers, PerRow, Residuals, Rows, Table, Times
 from sdv_constrained_diffusion.diffusion.denoiser import Denoiser
 from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.guidance.columns import GuidedColumns
@@ -103,6 +103,10 @@ class GuidedDenoiser(Denoiser):
 
     def _size(self, deviation: Residuals) -> PerRow:
         return (deviation / self.chord.equation_scale).norm(dim=1)
+
+    def prior(self, z: Numbers, t: Tensor) -> Numbers:
+        """The wrapped denoiser's."""
+        return self._denoiser.prior(z, t)
 
     def loss(self, x_0: Rows, generator: torch.Generator) -> PerRow:
         """Guidance has nothing to train; the wrapped denoiser's loss."""
