@@ -25,7 +25,7 @@ MODELLED = ('numerical', 'datetime', 'categorical', 'ordinal', 'boolean')
 TRIED = 128
 """Rows on which it is tried whether constraints contradict each other."""
 
-TRUST = 1.0
+TRUST = 0.3
 """How far a correction may move a number, in model space, as a share of the noise that is left, when the projection
 will finish the row: farther away the estimate is known better than the linearisation says, above all near the ends of a
 column's range."""

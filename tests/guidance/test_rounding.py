@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdv_constrained_diffusion import Bounds, Formula, Ordered, SumTo
@@ -55,6 +55,7 @@ CASES = {
 
 
 @pytest.mark.parametrize('case', CASES)
+@settings(deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_rounded_rows_obey_the_law_and_stand_on_their_steps(case, seed):
     make, laws, steps = CASES[case]

@@ -43,14 +43,14 @@ def correlated(num_rows, rho, seed=0):
 
 
 @pytest.mark.parametrize('rho', [-0.9, 0.0, 0.6, 0.95])
-@pytest.mark.parametrize('share', [0.3, 0.8])
+@pytest.mark.parametrize('share', [0.3, 0.6])
 def test_the_covariance_of_censored_rows_is_found(rho, share):
     rows = torch.from_numpy(correlated(8000, rho))
     limit = float(torch.special.ndtri(torch.tensor(1 - share)))
     low = torch.minimum(rows, torch.tensor(limit))
     high = torch.where(rows < limit, rows, 8.0)
     found = CensoredNormal.fit(low, high, generator())
-    # A few standard errors of what 8,000 rows say, 80 % of which lie beyond the limit.
+    # A few standard errors of what 8,000 rows say, 60 % of which lie beyond the limit.
     assert found.covariance[0, 1] == pytest.approx(rho, abs=0.12)
     assert found.covariance.diagonal().tolist() == pytest.approx([1, 1], abs=0.2)
     assert found.mean.tolist() == pytest.approx([0, 0], abs=0.15)
