@@ -175,8 +175,7 @@ class PreconditionedDenoiser(Denoiser):
         known_numbers = self.layout.numbers(known) if known is not None and self.conditional else None
         seen = x_t.to(next(self.backbone.parameters()))
         scales, along, F, logits = self._outputs(seen, t, known_numbers)
-        # What is known reaches the numbers through the network only.
-        if known_numbers is None or not known_numbers.any():
+        if known is None:  # what is known, categories too, reaches the numbers through the network only
             F = F * self._gain(t).to(F)
         x0_hat = self.axes.back(scales.skip * along + scales.outside * F).to(x_t)
         if known_numbers is not None:
