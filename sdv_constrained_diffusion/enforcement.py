@@ -30,6 +30,10 @@ TRUST = 0.3
 will finish the row: farther away the estimate is known better than the linearisation says, above all near the ends of a
 column's range."""
 
+TRUST_STEERED = 1.0
+"""The same where rows are steered to what training rows do not obey: they have farther to go, and what is left to the
+projection piles up on a limit."""
+
 TYPICAL = 'rows that the model draws'
 """What messages call the rows that stand for the training rows."""
 
@@ -137,8 +141,9 @@ class Enforcement:
         """
         if self._finisher is None or method == 'none':
             return None
-        trust = TRUST if finishing else math.inf
-        return Guidance(method, scale, self._finisher.chord, self._finisher.plan, self._covariance, trust)
+        plan = self._finisher.plan
+        trust = (TRUST_STEERED if len(plan.steered) else TRUST) if finishing else math.inf
+        return Guidance(method, scale, self._finisher.chord, plan, self._covariance, trust)
 
     def finish(self, rows: pd.DataFrame, model: DiffusionModel, given: Sequence[str] = ()) -> pd.DataFrame:
         """Brings delivered rows onto the constraints; those that cannot be are left out.
