@@ -156,7 +156,7 @@ class PreconditionedDenoiser(Denoiser):
             seen, _ = self.masking.hide(x_0, self.schedule.hidden_share(t), generator)
             noisy = torch.cat([numbers + t[:, None] * noise, seen], dim=1).to(next(self.backbone.parameters()))
             scales, along, F, _ = self._outputs(noisy, t, None)
-            target = (self.axes.along(numbers.to(noisy)) - scales.skip * along) / scales.outside
+            target = self._target(numbers.to(noisy), scales, along)
             power = F.square().sum(0).double()
             gain = (F * target).sum(0).double() / torch.where(power > 0, power, 1.0)
             levels.append(torch.where(power > 0, gain, 1.0).clamp(0, 1))
@@ -198,10 +198,14 @@ class PreconditionedDenoiser(Denoiser):
         levels, hidden = self.masking.hide(x_0, hidden_share, generator)
         noisy = torch.cat([x_t, levels], dim=1).to(next(self.backbone.parameters()))
         scales, along, F, logits = self._outputs(noisy, t, known)
-        target = (self.axes.along(numbers.to(noisy)) - scales.skip * along) / scales.outside
+        target = self._target(numbers.to(noisy), scales, along)
         return _mean_over_columns(
             (F - target).square().to(x_0), self.masking.cross_entropy(logits.to(x_0), x_0, hidden)
         )
+
+    def _target(self, numbers: Numbers, scales: Scales, along: Numbers) -> Numbers:
+        r"""What the network should say of clean numbers: `(y_0 - c_{skip} y) / c_{out}`, shape (row, axis)."""
+        return (self.axes.along(numbers) - scales.skip * along) / scales.outside
 
     def _gain(self, t: Times) -> Numbers:
         """Gains at some times, linear in the logarithm of the noise, shape (row, axis)."""

@@ -64,8 +64,12 @@ class CensoredNormal:
         return found
 
     def complete(self, low: Numbers, high: Numbers, generator: torch.Generator, sweeps: int = SWEEPS) -> Numbers:
-        """Draws the numbers within their intervals, shape (row, number); arguments as in `fit`."""
-        numbers = truncated_normal(torch.zeros_like(low), 1.0, low, high, generator)
+        """Draws the numbers within their intervals, shape (row, number); arguments as in `fit`.
+
+        A row's numbers hang on its place and on itself, not on the rows beside it.
+        """
+        share = torch.rand(low.shape, generator=generator, dtype=low.dtype)
+        numbers = truncated_normal(share, torch.zeros_like(low), 1.0, low, high)
         for _ in range(sweeps):
             numbers = self._swept(numbers, low, high, generator)
         return numbers
@@ -79,28 +83,24 @@ class CensoredNormal:
         """Draws each censored number anew, given all others."""
         identity = torch.eye(len(self.covariance), dtype=numbers.dtype)
         precision = torch.linalg.inv(self.covariance + RIDGE * identity)
-        columns, mean, beyond = numbers.T.contiguous(), self.mean[:, None], (low < high).T.contiguous()
+        columns, mean, low, high = (each.T.contiguous() for each in (numbers, self.mean[None], low, high))
         for place in self.censored.nonzero()[:, 0].tolist():
-            rows = beyond[place].nonzero()[:, 0]
-            own = precision[place, place]
-            expected = columns[place, rows] - (precision[place] @ (columns[:, rows] - mean)) / own
-            columns[place, rows] = truncated_normal(
-                expected, float(own.rsqrt()), low[rows, place], high[rows, place], generator
-            )
+            own, share = precision[place, place], torch.rand(len(numbers), generator=generator, dtype=numbers.dtype)
+            expected = columns[place] - (precision[place] @ (columns - mean)) / own
+            columns[place] = truncated_normal(share, expected, float(own.rsqrt()), low[place], high[place])
         return columns.T
 
 
-def truncated_normal(mean: Tensor, deviation: float, low: Tensor, high: Tensor, generator: torch.Generator) -> Tensor:
-    """Draws of normal distributions restricted to intervals, by the inverse of the distribution function.
+def truncated_normal(share: Tensor, mean: Tensor, deviation: float, low: Tensor, high: Tensor) -> Tensor:
+    """Normal numbers restricted to intervals, by the inverse of the distribution function.
 
     Args:
-        mean: of each, any shape.
+        share: uniform draws from [0, 1), any shape.
+        mean: of each normal distribution.
         deviation: of all.
         low: lower ends.
         high: upper ends; where they equal the lower ones there is nothing to draw.
-        generator: the only source of randomness.
     """
-    share = torch.rand(mean.shape, generator=generator, dtype=mean.dtype)
     below, above = (low - mean) / deviation, (high - mean) / deviation
     # On the side where the distribution function is small, and so exact.
     mirrored = below + above > 0

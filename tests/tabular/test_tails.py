@@ -20,7 +20,8 @@ def generator(seed=0):
 @pytest.mark.parametrize(('mean', 'deviation', 'low', 'high'), [(0, 1, -1, 0.5), (2, 0.3, -8, 1), (-1, 2, 6, 8)])
 def test_draws_follow_the_truncated_normal_distribution(mean, deviation, low, high):
     size = torch.ones(4000, dtype=torch.float64)
-    drawn = truncated_normal(mean * size, deviation, low * size, high * size, generator())
+    share = torch.rand(4000, generator=generator(), dtype=torch.float64)
+    drawn = truncated_normal(share, mean * size, deviation, low * size, high * size)
     law = stats.truncnorm((low - mean) / deviation, (high - mean) / deviation, mean, deviation)
     # Seeded; 4,000 draws.
     assert stats.kstest(drawn.numpy(), law.cdf).pvalue > 1e-2
@@ -32,7 +33,8 @@ def test_draws_follow_the_truncated_normal_distribution(mean, deviation, low, hi
 )
 def test_draws_lie_within_their_interval_however_far_that_is(mean, deviation, ends):
     low, high = (torch.full((20,), end, dtype=torch.float64) for end in sorted(ends))
-    drawn = truncated_normal(torch.full_like(low, mean), deviation, low, high, generator())
+    share = torch.linspace(0, 1, 20, dtype=torch.float64)
+    drawn = truncated_normal(share, torch.full_like(low, mean), deviation, low, high)
     assert ((low <= drawn) & (drawn <= high)).all()
 
 
@@ -82,3 +84,20 @@ def test_some_of_the_columns_are_completed_from_each_other():
     some = found.select([3, 0])
     assert torch.equal(some.covariance, found.covariance[[3, 0]][:, [3, 0]])
     assert some.complete(low[:5, [3, 0]], high[:5, [3, 0]], generator()).shape == (5, 2)
+
+
+def test_a_rows_numbers_do_not_hang_on_the_rows_beside_it():
+    rows = torch.from_numpy(correlated(512, 0.8))
+    limits = [torch.tensor(0.0), torch.tensor(0.5)]
+    drawn = []
+    for limit in limits:
+        # The first row lies beyond a limit of its own in either table; of the others more or fewer do.
+        own = limit.expand(512, 2).clone()
+        own[0] = -3.0
+        high, low = torch.where(rows < own, rows, 8.0), torch.minimum(rows, own.double())
+        law = CensoredNormal(
+            torch.zeros(2).double(), torch.tensor([[1, 0.8], [0.8, 1]]).double(), torch.tensor([True] * 2)
+        )
+        drawn.append(law.complete(low, high, generator()))
+    assert torch.equal(drawn[0][0], drawn[1][0])
+    assert not torch.equal(drawn[0], drawn[1])
