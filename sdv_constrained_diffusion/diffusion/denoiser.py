@@ -40,10 +40,15 @@ class Denoiser(nn.Module, abc.ABC):
     def calibrate(self, x_0: Rows, generator: torch.Generator) -> None:
         """Learns from clean rows, after training, how far it is to be trusted; nothing by default."""
 
-    def prior(self, z: Numbers, t: Tensor) -> Numbers:
+    def prior(self, z: Numbers, t: Tensor, known: FeatureMask | None = None) -> Numbers:
         r"""Numbers at the time t, shape (), from standard normal ones: how sampling starts.
 
         For clean numbers of unit variance that do not depend on each other, `\sqrt{\alpha_t^2 + \sigma_t^2} z`.
+
+        Args:
+            z: standard normal numbers, shape (row, number).
+            t: the first time, shape ().
+            known: features that are fixed; None for none.
         """
         alpha, sigma = self.schedule.noise(t)
         return z * (alpha**2 + sigma**2).sqrt()
@@ -162,12 +167,15 @@ class PreconditionedDenoiser(Denoiser):
             levels.append(torch.where(power > 0, gain, 1.0).clamp(0, 1))
         self.gains.copy_(torch.stack(levels))
 
-    def prior(self, z: Numbers, t: Tensor) -> Numbers:
+    def prior(self, z: Numbers, t: Tensor, known: FeatureMask | None = None) -> Numbers:
         r"""Normal numbers with the clean rows' mean and `\Sigma + \sigma_t^2 I`.
 
         Columns that go together vary more along one axis than the largest noise does; started from noise alone, rows
-        would end too near to each other there.
+        would end too near to each other there. Where values are known the rest has another covariance, and starts from
+        noise alone.
         """
+        if known is not None:
+            return super().prior(z, t)
         return self.axes.noised(z, self.schedule.noise(t).sigma)
 
     def forward(self, x_t: Rows, t: Times, known: FeatureMask | None = None) -> Rows:

@@ -167,8 +167,9 @@ class _Run:
 
     def start(self, t: Tensor) -> Rows:
         """`x_T` as the denoiser expects it; discrete columns hidden."""
+        known = None if self._given is None else self._given.known
         x_t = torch.zeros(self._num_rows, self._num_features, dtype=torch.float64)
-        x_t[:, : self._num_numbers] = self._denoiser.prior(self.normal(), t)
+        x_t[:, : self._num_numbers] = self._denoiser.prior(self.normal(), t, known)
         return self._impose(x_t)
 
     def estimate(self, x_t: Rows, t: Tensor) -> Rows:

@@ -104,9 +104,9 @@ class GuidedDenoiser(Denoiser):
     def _size(self, deviation: Residuals) -> PerRow:
         return (deviation / self.chord.equation_scale).norm(dim=1)
 
-    def prior(self, z: Numbers, t: Tensor) -> Numbers:
+    def prior(self, z: Numbers, t: Tensor, known: FeatureMask | None = None) -> Numbers:
         """The wrapped denoiser's."""
-        return self._denoiser.prior(z, t)
+        return self._denoiser.prior(z, t, known)
 
     def loss(self, x_0: Rows, generator: torch.Generator) -> PerRow:
         """Guidance has nothing to train; the wrapped denoiser's loss."""

@@ -176,9 +176,9 @@ class SteeredDenoiser(Denoiser):
             move[at] = self._move(x0_hat[at], self._targets[at], time, None if known is None else known[at])
         return torch.cat([self._layout.numbers(x0_hat) - move, self._layout.levels(x0_hat)], dim=1)
 
-    def prior(self, z: Numbers, t: Tensor) -> Numbers:
+    def prior(self, z: Numbers, t: Tensor, known: FeatureMask | None = None) -> Numbers:
         """The wrapped denoiser's."""
-        return self._denoiser.prior(z, t)
+        return self._denoiser.prior(z, t, known)
 
     def loss(self, x_0: Rows, generator: torch.Generator) -> Tensor:
         """Steering has nothing to train; the wrapped denoiser's loss."""

@@ -509,3 +509,11 @@ def test_a_network_that_is_right_counts_in_full_and_unasked_for_where_values_are
     given = doubled(torch.tensor([[0.3], [0.4]], dtype=torch.float64), t, torch.tensor([[True], [False]]))
     assert given[0] == 0.3
     assert abs(given[1] - free[1]) > 0.1
+
+
+def test_where_values_are_known_sampling_starts_from_noise_alone():
+    denoiser = PreconditionedDenoiser(Formula(lambda x, _: torch.zeros_like(x)), EDM, Layout(3), known_share=0.5)
+    denoiser.measure(correlated(500, 3) + 2)
+    z, t = normal(4, 3), torch.tensor(20.0).double()
+    assert torch.equal(denoiser.prior(z, t, torch.tensor([True, False, False]).expand(4, -1)), z * (1 + t**2).sqrt())
+    assert float((denoiser.prior(z, t) - z * (1 + t**2).sqrt()).abs().min()) > 0.01
