@@ -14,6 +14,7 @@ from sdv_constrained_diffusion.errors import ConstraintError, DataError
 from sdv_constrained_diffusion.facts import TableFacts
 from sdv_constrained_diffusion.guidance.columns import GuidedColumns
 from sdv_constrained_diffusion.guidance.finishing import Finisher
+from sdv_constrained_diffusion.guidance.guided import CLEAR
 from sdv_constrained_diffusion.guidance.projection import ResultCode
 from sdv_constrained_diffusion.guidance.record import FinishingRecord
 from sdv_constrained_diffusion.guidance.steering import ErrorCovariance
@@ -33,6 +34,10 @@ column's range."""
 TRUST_STEERED = 1.0
 """The same where rows are steered to what training rows do not obey: they have farther to go, and what is left to the
 projection piles up on a limit."""
+
+CLEAR_FINISHED = 40.0
+"""Ratio of signal to noise from which on rows are corrected that the projection will finish: what it is left with is
+small with fewer corrections, too."""
 
 TYPICAL = 'rows that the model draws'
 """What messages call the rows that stand for the training rows."""
@@ -143,7 +148,8 @@ class Enforcement:
             return None
         plan = self._finisher.plan
         trust = (TRUST_STEERED if len(plan.steered) else TRUST) if finishing else math.inf
-        return Guidance(method, scale, self._finisher.chord, plan, self._covariance, trust)
+        clear = CLEAR_FINISHED if finishing else CLEAR
+        return Guidance(method, scale, self._finisher.chord, plan, self._covariance, trust, clear)
 
     def finish(self, rows: pd.DataFrame, model: DiffusionModel, given: Sequence[str] = ()) -> pd.DataFrame:
         """Brings delivered rows onto the constraints; those that cannot be are left out.

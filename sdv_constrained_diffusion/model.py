@@ -20,7 +20,7 @@ from sdv_constrained_diffusion.diffusion.training import TrainingPlan, TrainingR
 from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.guidance.gauss_newton import GaussNewtonGuidance
 from sdv_constrained_diffusion.guidance.gradient import GradientGuidance
-from sdv_constrained_diffusion.guidance.guided import GuidedDenoiser
+from sdv_constrained_diffusion.guidance.guided import CLEAR, GuidedDenoiser
 from sdv_constrained_diffusion.guidance.steering import ErrorCovariance, SteeredDenoiser, SteeringPlan
 from sdv_constrained_diffusion.tabular.encoder import TableEncoder
 
@@ -50,6 +50,7 @@ class Guidance:
         plan: which constraints the training rows do not obey.
         covariance: of the denoiser's error; None where no equation is steered.
         trust: how far a correction may move a number, as a share of the noise that is left.
+        clear: ratio of signal to noise from which on rows are corrected.
     """
 
     method: str
@@ -58,6 +59,7 @@ class Guidance:
     plan: SteeringPlan
     covariance: ErrorCovariance | None = None
     trust: float = math.inf
+    clear: float = CLEAR
 
     @property
     def labels(self) -> list[str]:
@@ -76,7 +78,8 @@ class Guidance:
             denoiser = SteeredDenoiser(
                 denoiser, encoder, self.chord.system, self.plan.steered, drawn.expand(BLOCK, -1), self.covariance
             )
-        return GUIDANCE[self.method](denoiser, encoder, self.chord, self.scale, self.plan.redrawn, self.trust)
+        guided = GUIDANCE[self.method]
+        return guided(denoiser, encoder, self.chord, self.scale, self.plan.redrawn, self.trust, self.clear)
 
 
 class DiffusionModel:

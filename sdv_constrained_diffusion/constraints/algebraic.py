@@ -50,6 +50,11 @@ class Linear(Constraint):
         """The law in short, such as '0 <= a - 2 b <= 5'."""
         return _between(_sum(self.weights), self.lower, self.upper)
 
+    @property
+    def weighted(self) -> Mapping[str, float] | None:
+        """The weights, unless a subclass has a residual of its own."""
+        return self.weights if type(self).residual is Linear.residual else None
+
     def residual(self, table: TableView) -> Tensor:
         """The weighted sum, shape (row,)."""
         values = table[list(self.columns)]

@@ -241,6 +241,14 @@ class Constraint(abc.ABC):
         """
         return {}
 
+    @property
+    def weighted(self) -> Mapping[str, float] | None:
+        """Weights of columns of numbers, where the residual is their sum and nothing else; None for other laws.
+
+        Systems evaluate all such laws at once.
+        """
+        return None
+
     def binds(self, table: TableView) -> Bool[Tensor, ' row']:
         """Which rows the constraint asks anything of; all, unless it is conditional."""
         return torch.ones(len(table.values), dtype=torch.bool)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sdv_constrained_diffusion._batches import filled
 from sdv_constrained_diffusion._categories import Categories
+from sdv_constrained_diffusion._sparse import compressed
 from sdv_constrained_diffusion._types import EquationMask, Jacobians, PerEquation, PerRow, Residuals, RowMask, Table
 from sdv_constrained_diffusion.constraints.base import Constraint, TableView, evaluate
 from sdv_constrained_diffusion.constraints.reading import Reading
@@ -51,6 +52,7 @@ class ConstraintSystem:
         constraints: the constraints, in the order they were given.
         columns: every column that some constraint reads, in the table's order.
         equations: all scalar equations, constraint by constraint.
+        weighted: which equations are weighted sums of columns and nothing else, shape (equation,).
     """
 
     def __init__(
@@ -90,6 +92,12 @@ class ConstraintSystem:
         found = [_equations(each, self.view(number, first)) for number, each in enumerate(self.constraints)]
         self.equations = tuple(itertools.chain.from_iterable(found))
         self.owners = torch.tensor([place for place, own in enumerate(found) for _ in own])
+        sums = [number for number, each in enumerate(self.constraints) if each.weighted is not None]
+        self._single = [number for number in range(len(self.constraints)) if number not in sums]
+        # Laws that are sums of a few columns can be many: one by one they would cost more than all others.
+        self._weights = _weights([self.constraints[number].weighted or {} for number in sums], self.columns)
+        self.weighted = torch.isin(self.owners, torch.tensor(sums, dtype=torch.int64))
+        self._order = torch.cat([(~self.weighted).nonzero()[:, 0], self.weighted.nonzero()[:, 0]]).argsort()
         self._lower = torch.tensor([equation.lower for equation in self.equations], dtype=torch.float64)
         self._upper = torch.tensor([equation.upper for equation in self.equations], dtype=torch.float64)
         self._tolerance = torch.tensor([equation.tolerance for equation in self.equations], dtype=torch.float64)
@@ -123,8 +131,9 @@ class ConstraintSystem:
             shape (row, equation) in the order of `equations`.
         """
         whole = filled(values)
-        found = [evaluate(each, self.view(number, whole)) for number, each in enumerate(self.constraints)]
-        return torch.cat(found, dim=1)[: len(values)]
+        found = [evaluate(self.constraints[number], self.view(number, whole)) for number in self._single]
+        found.append((self._weights.to(whole.dtype) @ whole.T.contiguous()).T)
+        return self._in_order(found)[: len(values)]
 
     def finite_residual(self, data: pd.DataFrame) -> Residuals:
         """The residuals of a table's rows, shape (row, equation), which all must be finite.
@@ -151,14 +160,15 @@ class ConstraintSystem:
 
     def _jacobian(self, values: Table) -> Jacobians:
         blocks = []
-        for number, constraint in enumerate(self.constraints):
-            own, places = constraint.jacobian(self.view(number, values)), self._places[number]
+        for number in self._single:
+            own, places = self.constraints[number].jacobian(self.view(number, values)), self._places[number]
             if places is not None:
                 block = values.new_zeros(own.shape[0], own.shape[1], len(self.columns))
                 block[:, :, places] = own
                 own = block
             blocks.append(own)
-        return torch.cat(blocks, dim=1).masked_fill(self.discrete, 0)
+        blocks.append(self._weights.to_dense().to(values).expand(len(values), -1, -1))
+        return self._in_order(blocks).masked_fill(self.discrete, 0)
 
     @property
     def rigid(self) -> Bool[Tensor, ' equation']:
@@ -202,12 +212,28 @@ class ConstraintSystem:
         own = values if places is None else values[:, places]
         return TableView(constraint.columns, own, constraint.name, self._readings[number])
 
+    def _in_order(self, parts: list[Tensor]) -> Tensor:
+        """What the single constraints and then the sums gave, shape (row, result, ...), as (row, equation, ...)."""
+        joined = torch.cat(parts, dim=1)
+        return joined if (self._order.diff() == 1).all() else joined[:, self._order]
+
     def _reading_for(self, constraint: Constraint, name: str) -> Reading:
         """A column of numbers that another constraint reads as labels is still numbers for this one."""
         reading = self.readings[name]
         if reading.categories is None and name not in constraint.discrete:
             return dataclasses.replace(reading, discrete=False)
         return reading
+
+
+def _weights(sums: Sequence[Mapping[str, float]], columns: Sequence[str]) -> Tensor:
+    """Weights of columns as a matrix, shape (sum, column)."""
+    places, rows = {name: place for place, name in enumerate(columns)}, []
+    for weights in sums:
+        rows.append(sorted((places[name], float(weight)) for name, weight in weights.items()))
+    first = torch.tensor([0, *map(len, rows)]).cumsum(0)
+    column = torch.tensor([place for row in rows for place, _ in row], dtype=torch.int64)
+    entries = torch.tensor([weight for row in rows for _, weight in row], dtype=torch.float64)
+    return compressed(first, column, entries, (len(rows), len(columns)))
 
 
 def check_form(constraint: object) -> None:

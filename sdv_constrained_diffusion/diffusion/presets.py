@@ -68,7 +68,7 @@ def default_preset() -> Preset:
         scaling='quantile',
         denoiser=_default_denoiser,
         plan=TrainingPlan(max_steps=5_000),
-        sampler=MultistepSampler(num_steps=40),
+        sampler=MultistepSampler(num_steps=30),
     )
 
 

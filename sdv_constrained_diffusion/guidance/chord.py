@@ -19,10 +19,14 @@ from sdv_constrained_diffusion._types import ColumnMask, PerColumn, Residuals, T
 from sdv_constrained_diffusion.constraints.linearisation import Linearisation, alike
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem
 from sdv_constrained_diffusion.guidance.border import Border
-from sdv_constrained_diffusion.guidance.local import SPARSE, LocalSteps, num_products
+from sdv_constrained_diffusion.guidance.entries import SPARSE, num_products
+from sdv_constrained_diffusion.guidance.local import LocalSteps
 
 RANK_TOLERANCE = 1e-9
 """Pivots below this share of the largest count as zero: far above float64's rounding, far below physics."""
+
+MOST_TERMS = 4
+"""Columns of an equation up to which it pays to meet it before the others."""
 
 MOST_BASES = 64
 """Factorisations kept at a time, so that memory stays bounded on tables of many labels."""
@@ -55,6 +59,7 @@ class Chord:
         self.sensitivity = (typical.abs() / steps / system.tolerance[:, None]).amax(0).sum(0)
         self.norm = float(torch.linalg.matrix_norm(typical / self.equation_scale[:, None], 2).max())
         self.bounds = _bounds(system, typical)
+        self._apart = _apart(typical, system.weighted & ~self.bounds)
         self._sparse = num_products((typical[:, ~self.bounds] != 0).any(0)) < SPARSE
         self._free = self.scale > 0
         self._bases: dict[bytes, Border] = {}
@@ -122,7 +127,7 @@ class Chord:
             for number, rows in enumerate(groups):
                 group[rows] = number
             jacobian = typical if len(groups) == 1 else typical[group]
-        return LocalSteps(jacobian, measure, fixed | ~self._free, idle[:, used], used, self._sparse)
+        return LocalSteps(jacobian, measure, fixed | ~self._free, idle[:, used], used, self._apart[used], self._sparse)
 
     def _base(self, labels: Tensor) -> Border:
         """What the rows of one combination of labels, shape (row, label), share."""
@@ -142,6 +147,17 @@ def _bounds(system: ConstraintSystem, typical: Float[Tensor, 'combination equati
     alone = ((typical != 0).sum(2) <= 1).all(0) & (system.lower < system.upper)
     limited = torch.tensor([bool(each.column_limits) for each in system.constraints])
     return alone & limited[system.owners]
+
+
+def _apart(typical: Float[Tensor, 'combination equation column'], chosen: Bool[Tensor, ' equation']) -> Tensor:
+    """Which of the chosen equations, whose weights are the same in all rows, share no column: the shortest first."""
+    where = (typical != 0).any(0)
+    taken, apart = torch.zeros(where.shape[1], dtype=torch.bool), torch.zeros_like(chosen)
+    for equation in where.sum(1).argsort(stable=True).tolist():
+        own = where[equation]
+        if chosen[equation] and own.sum() <= MOST_TERMS and not (own & taken).any():
+            taken, apart[equation] = taken | own, True
+    return apart
 
 
 def _factorised(jacobian: Tensor, equality: Bool[Tensor, ' equation']) -> Border:

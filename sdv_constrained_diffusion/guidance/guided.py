@@ -14,7 +14,7 @@ from sdv_constrained_diffusion.guidance.columns import GuidedColumns
 from sdv_constrained_diffusion.tabular.encoder import TableEncoder
 
 CLEAR = 10.0
-"""Ratio of signal to noise from which on a row is guided."""
+"""Ratio of signal to noise from which on a row is guided by default."""
 
 
 class GuidedDenoiser(Denoiser):
@@ -33,6 +33,7 @@ class GuidedDenoiser(Denoiser):
         guidance_scale: float = 1.0,
         left_alone: Bool[Tensor, ' equation'] | None = None,
         trust: float = math.inf,
+        clear: float = CLEAR,
     ) -> None:
         """Keeps the parts.
 
@@ -44,12 +45,14 @@ class GuidedDenoiser(Denoiser):
             left_alone: inequalities that rows are not moved to; none by default.
             trust: how far a correction may move a number, in model space, as a share of the noise that is left; without
                 limit by default.
+            clear: ratio of signal to noise from which on rows are guided.
         """
         super().__init__()
         self._denoiser, self.schedule, self.masking = denoiser, denoiser.schedule, denoiser.masking
         self.conditional = denoiser.conditional
         self._columns = GuidedColumns(encoder, chord.system)
         self.chord, self.guidance_scale, self._trust = chord, guidance_scale, trust
+        self._clear = clear
         self._left_alone = torch.zeros_like(chord.equation_scale, dtype=torch.bool)
         if left_alone is not None:
             self._left_alone = left_alone
@@ -75,7 +78,7 @@ class GuidedDenoiser(Denoiser):
         """
         x0_hat = self._denoiser(x_t, t, known)
         alpha, sigma = self.schedule.noise(t)
-        clear = alpha >= CLEAR * sigma
+        clear = alpha >= self._clear * sigma
         if clear.all():  # all rows of a sampler's step have one time
             return self._corrected(x0_hat, t, known)
         if clear.any():

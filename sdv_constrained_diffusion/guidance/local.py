@@ -2,25 +2,29 @@ r"""Chord steps that are the shortest in each row's own measure.
 
 A column does not weigh the same in every row: near the end of its range, or where values are dense, a move of the same
 size changes more of what was learned. With the row's own measures `d_i` of its columns (how far column i goes for one
-unit of model space there) the shortest move that meets the linearised equations is `-D J^T (J D J^T)^{-1} h`,
-`D = diag(d_i^2)`, with the Jacobian J of typical rows: one factorisation for each row, made once.
+unit of model space there), the Jacobian J of typical rows and `G = J diag(d)`, the shortest move that meets the
+linearised equations is `diag(d) x`, `x = -G^T (G G^T)^{-1} h`: one factorisation for each row, made once.
+
+Equations A that share no column with one another are met first, and the others B by moves that leave them alone, so
+that the matrix to factorise is smaller (the Schur complement of A; Golub and Van Loan 2013, sec. 3.2.11):
+
+    x = x_A - C^T (C C^T)^{-1} (h_B + G_B x_A),    x_A = -G_A^T (G_A G_A^T)^{-1} h_A,
+    C = G_B - (G_B G_A^T) (G_A G_A^T)^{-1} G_A.
 """
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sdv_constrained_diffusion._batches import SIZE, filled
-from sdv_constrained_diffusion._sparse import compressed
 from sdv_constrained_diffusion._types import ColumnMask, EquationMask, Residuals, Table
+from sdv_constrained_diffusion.guidance.entries import Matrices, Pattern
 
 RIDGE = 1e-6
 """Added to the diagonal of the equilibrated matrix: the factorisation is in single precision, and of redundant
 equations any one will do."""
 
-SPARSE = 0.1
-"""Share of the products of a normal matrix up to which they are made one by one."""
+WHOLE = 0.5
+"""Share of the rows from which on a step is made for all of them."""
 
 
 class LocalSteps:
@@ -33,6 +37,7 @@ class LocalSteps:
         fixed: ColumnMask,
         idle: EquationMask,
         used: Bool[Tensor, ' any'],
+        apart: Bool[Tensor, ' equation'],
         sparse: bool,
     ) -> None:
         """Factorises.
@@ -44,19 +49,29 @@ class LocalSteps:
             fixed: columns that may not move, shape (row, column).
             idle: equations that ask nothing of a row, shape (row, equation).
             used: which equations of the system these are. Bounds of single columns need none: a column is held there.
+            apart: equations that share no column with one another, whatever the rows.
             sparse: whether to leave out products of zeros. It may not hang on the rows: it is seen in the last bits.
         """
-        self._used, self._entries = used, _Entries((jacobian != 0).any(0))
-        equation, column = self._entries.equation, self._entries.column
-        self._own = measure.masked_fill(fixed, 0).float()
-        # Shape (entry, row): rows lie side by side, and never meet.
-        self._values = jacobian[:, equation, column].float().T * self._own.T[column] * (~idle).float().T[equation]
-        normal = self._entries.normal(self._values, sparse)
-        size = normal.diagonal(dim1=1, dim2=2).sqrt()
+        self._own = measure.masked_fill(fixed, 0).float().T
+        self._places = [used.nonzero()[chosen, 0] for chosen in (apart, ~apart)]
+        where = (jacobian != 0).any(0)
+
+        def scaled(chosen: Tensor) -> Matrices:
+            pattern = Pattern(where[chosen])
+            values = jacobian[:, chosen][:, pattern.equation, pattern.column].float().T * self._own[pattern.column]
+            return Matrices(pattern, values * (~idle[:, chosen]).float().T[pattern.equation])
+
+        self._first, self._others = scaled(apart), scaled(~apart)
+        squares, size = self._first.squares(), self._others.squares().sqrt()
+        self._inverse = torch.where(squares > 0, 1 / squares, 0.0)
         self._size = torch.where(size > 0, size, 1.0)
-        normal /= self._size[:, :, None]
-        normal /= self._size[:, None, :]
-        normal.diagonal(dim1=1, dim2=2).copy_(torch.where(size > 0, 1 + RIDGE, 1.0))
+        self._rest = self._others.without(self._first, self._inverse)
+        normal = self._rest.normal(sparse)
+        whole = torch.nn.functional.pad(self._size.T, (0, normal.shape[1] - len(size)), value=1.0)
+        normal /= whole[:, :, None]
+        normal /= whole[:, None, :]
+        diagonal = normal.diagonal(dim1=1, dim2=2)
+        diagonal.copy_(torch.where(diagonal > 0, diagonal + RIDGE, 1.0))
         self._factor, _ = torch.linalg.cholesky_ex(normal)
 
     def move(self, deviation: Residuals, rows: Int[Tensor, ' some']) -> Table:
@@ -66,68 +81,17 @@ class LocalSteps:
             deviation: signed residuals outside their limits, standardised, of some of the rows.
             rows: which of them.
         """
-        factor, size, values, own = self._factor, self._size, self._values, self._own
-        if len(rows) < len(own):
-            factor, size, values, own = factor[rows], size[rows], values[:, rows], own[rows]
-        right = deviation[:, self._used].float()
-        right = torch.nn.functional.pad(right, (0, size.shape[1] - right.shape[1])) / size
-        multiplier = torch.cholesky_solve(right[:, :, None], factor)[:, :, 0] / size
-        return (-self._entries.by_columns(values, multiplier) * own).to(deviation)
+        if len(rows) > WHOLE * len(self._factor):  # to copy most of the factors costs more than to use them all
+            whole = deviation.new_zeros(len(self._factor), deviation.shape[1]).index_put((rows,), deviation)
+            return self._move(whole, slice(None))[rows]
+        return self._move(deviation, rows)
 
-
-class _Entries:
-    """Where Jacobians are not zero.
-
-    Attributes:
-        equation: of each entry, column by column.
-        column: of each entry.
-    """
-
-    def __init__(self, where: Bool[Tensor, 'equation column']) -> None:
-        """Finds the entries, and the pairs of them that meet in a column."""
-        self.column, self.equation = where.T.nonzero().unbind(1)
-        self._shape = (len(where), where.shape[1])
-        # Whole sizes, so that every row's matrices lie in memory alike, and round alike.
-        self._whole = len(where) + -len(where) % SIZE
-
-    def normal(self, values: Float[Tensor, 'entry row'], sparse: bool) -> Float[Tensor, 'row whole whole']:
-        """`J J^T` of the rows; of a sparse one the lower triangle."""
-        num_rows, size = values.shape[1], self._whole
-        if not sparse:
-            wide = self._shape[1] + -self._shape[1] % SIZE
-            full = values.new_zeros(num_rows, size, wide)
-            full[:, self.equation, self.column] = values.T
-            return full @ full.mT
-        one, other = self._pairs()
-        cell = self.equation[one] * size + self.equation[other]
-        cells, place = cell.unique(return_inverse=True)
-        normal = values.new_zeros(num_rows, size * size)
-        normal[:, cells] = _sums(values[one] * values[other], place, len(cells)).T
-        return normal.view(num_rows, size, size)
-
-    def by_columns(self, values: Float[Tensor, 'entry row'], multiplier: Float[Tensor, 'row whole']) -> Table:
-        """`J^T` times a multiplier of each equation, shape (row, whole)."""
-        return _sums(values * multiplier.T[self.equation], self.column, self._shape[1]).T
-
-    def _pairs(self) -> tuple[Tensor, Tensor]:
-        """Entries of one column, each with itself and those before it."""
-        column = self.column.numpy()
-        entry = np.arange(len(column))
-        before = entry - np.searchsorted(column, column)
-        one = np.repeat(entry, before + 1)
-        back = np.arange(len(one)) - np.repeat(np.cumsum(before + 1) - (before + 1), before + 1)
-        return torch.from_numpy(one), torch.from_numpy(one - back)
-
-
-def num_products(where: Bool[Tensor, 'equation column']) -> float:
-    """Products that a normal matrix needs, as a share of those with zeros."""
-    in_column = where.sum(0).double()
-    return float(in_column.square().sum() / max(len(where) ** 2 * where.shape[1], 1))
-
-
-def _sums(terms: Float[Tensor, 'term row'], place: Int[Tensor, ' term'], number: int) -> Float[Tensor, 'place row']:
-    """Sums of the terms that have one place, in their order."""
-    order = place.argsort(stable=True)
-    first = torch.nn.functional.pad(place.bincount(minlength=number).cumsum(0), (1, 0))
-    matrix = compressed(first, order, terms.new_ones(len(order)), (number, len(terms)))
-    return (matrix @ filled(terms.T).T.contiguous())[:, : terms.shape[1]]
+    def _move(self, deviation: Tensor, rows: Tensor | slice) -> Tensor:
+        first, others, rest = (each.of_rows(rows) for each in (self._first, self._others, self._rest))
+        own, inverse, size = (part[:, rows] for part in (self._own, self._inverse, self._size))
+        asked_first, asked = (deviation[:, places].float().T for places in self._places)
+        move = -first.transposed_times(inverse * asked_first)
+        right = (asked + others.times(move)) / size
+        right = torch.nn.functional.pad(right.T, (0, self._factor.shape[1] - len(size)))
+        multiplier = torch.cholesky_solve(right[:, :, None], self._factor[rows])[:, : len(size), 0].T / size
+        return ((move - rest.transposed_times(multiplier)) * own).T.to(deviation)
