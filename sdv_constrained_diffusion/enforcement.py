@@ -147,8 +147,9 @@ class Enforcement:
         if self._finisher is None or method == 'none':
             return None
         plan = self._finisher.plan
-        trust = (TRUST_STEERED if len(plan.steered) else TRUST) if finishing else math.inf
-        clear = CLEAR_FINISHED if finishing else CLEAR
+        steered = len(plan.steered) > 0
+        trust = (TRUST_STEERED if steered else TRUST) if finishing else math.inf
+        clear = CLEAR_FINISHED if finishing and not steered else CLEAR
         return Guidance(method, scale, self._finisher.chord, plan, self._covariance, trust, clear)
 
     def finish(self, rows: pd.DataFrame, model: DiffusionModel, given: Sequence[str] = ()) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sdv_constrained_diffusion._batches import filled
 from sdv_constrained_diffusion._categories import Categories
-from sdv_constrained_diffusion._sparse import compressed
+from sdv_constrained_diffusion._sparse import CompressedRows
 from sdv_constrained_diffusion._types import EquationMask, Jacobians, PerEquation, PerRow, Residuals, RowMask, Table
 from sdv_constrained_diffusion.constraints.base import Constraint, TableView, evaluate
 from sdv_constrained_diffusion.constraints.reading import Reading
@@ -132,7 +132,7 @@ class ConstraintSystem:
         """
         whole = filled(values)
         found = [evaluate(self.constraints[number], self.view(number, whole)) for number in self._single]
-        found.append((self._weights.to(whole.dtype) @ whole.T.contiguous()).T)
+        found.append((self._weights.to(whole) @ whole.T.contiguous()).T)
         return self._in_order(found)[: len(values)]
 
     def finite_residual(self, data: pd.DataFrame) -> Residuals:
@@ -167,7 +167,7 @@ class ConstraintSystem:
                 block[:, :, places] = own
                 own = block
             blocks.append(own)
-        blocks.append(self._weights.to_dense().to(values).expand(len(values), -1, -1))
+        blocks.append(self._weights.to(values).to_dense().expand(len(values), -1, -1))
         return self._in_order(blocks).masked_fill(self.discrete, 0)
 
     @property
@@ -225,7 +225,7 @@ class ConstraintSystem:
         return reading
 
 
-def _weights(sums: Sequence[Mapping[str, float]], columns: Sequence[str]) -> Tensor:
+def _weights(sums: Sequence[Mapping[str, float]], columns: Sequence[str]) -> CompressedRows:
     """Weights of columns as a matrix, shape (sum, column)."""
     places, rows = {name: place for place, name in enumerate(columns)}, []
     for weights in sums:
@@ -233,7 +233,7 @@ def _weights(sums: Sequence[Mapping[str, float]], columns: Sequence[str]) -> Ten
     first = torch.tensor([0, *map(len, rows)]).cumsum(0)
     column = torch.tensor([place for row in rows for place, _ in row], dtype=torch.int64)
     entries = torch.tensor([weight for row in rows for _, weight in row], dtype=torch.float64)
-    return compressed(first, column, entries, (len(rows), len(columns)))
+    return CompressedRows(first, column, entries, (len(rows), len(columns)))
 
 
 def check_form(constraint: object) -> None:

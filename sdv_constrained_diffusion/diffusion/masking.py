@@ -4,6 +4,10 @@ At time t each discrete column is hidden with probability `m_t`, whatever its le
 network gives the levels' probabilities for the hidden ones, and from t to s each is revealed with probability
 `(m_t - m_s) / m_t`. A revealed one never changes, so a level that is fixed from the start is a condition, exactly.
 
+Levels that are revealed in one step are drawn independently of each other, which loses how they go together. So the
+columns of a row take turns: they are revealed at hidden shares that are evenly spaced, in an order of the row's own
+(after Zheng et al. 2024, who reveal one at a time). Any order is right, because the network learns to fill any gaps.
+
 Every rule about discrete columns stands in this file: another treatment replaces it.
 """
 
@@ -61,18 +65,31 @@ class Masking:
         softmax = layout.per_level(logits, lambda view: view.softmax(2))
         return torch.where(layout.spread(layout.hidden(x_t)), softmax, layout.levels(x_t))
 
-    def reveal(self, x_t: Rows, x0_hat: Rows, share: float, generator: torch.Generator) -> Levels:
-        """Reveals a share of the hidden blocks, drawing their levels; gives the levels, shape (row, level).
+    def turns(self, x_t: Rows, generator: torch.Generator) -> Tensor:
+        """The hidden share at which each hidden block of a row is revealed, shape (row, block).
+
+        Each is uniform between 0 and 1; those of one row have equal distances.
+
+        Args:
+            x_t: rows at the start, in which what is fixed is not hidden.
+            generator: the only source of randomness.
+        """
+        hidden = self.layout.hidden(x_t)
+        draw = torch.rand(len(x_t), hidden.shape[1] + 1, generator=generator, dtype=torch.float64)
+        rank = draw[:, 1:].masked_fill(~hidden, 2).argsort(1).argsort(1)
+        return (rank + draw[:, :1]) / hidden.sum(1, keepdim=True).clamp(min=1)
+
+    def reveal(self, x_t: Rows, x0_hat: Rows, revealed: Blocks, generator: torch.Generator) -> Levels:
+        """Reveals some of the hidden blocks, drawing their levels; gives the levels, shape (row, level).
 
         Args:
             x_t: noisy rows.
             x0_hat: estimate of the clean rows, whose blocks hold probabilities.
-            share: probability with which a hidden block is revealed, `(m_t - m_s) / m_t`.
+            revealed: which blocks; those that are not hidden stay as they are.
             generator: the only source of randomness.
         """
-        layout, size = self.layout, (len(x_t), self.layout.num_blocks)
-        chosen, place = torch.rand(2, *size, generator=generator, dtype=x_t.dtype)
-        revealed = layout.hidden(x_t) & (chosen < share)
+        layout, revealed = self.layout, revealed & self.layout.hidden(x_t)
+        place = torch.rand(*revealed.shape, generator=generator, dtype=x_t.dtype)
         below = layout.per_level(layout.levels(x0_hat), lambda view: view.cumsum(2))
         # Inverse of the distribution function; its last value, not 1, so that rounding invents no level.
         target = layout.spread(place * layout.per_block(below, lambda view: view[:, :, -1]))

@@ -126,7 +126,7 @@ class AncestralSampler(Sampler):
         x0_hat, numbers = run.estimate(x_t, t), run.numbers(x_t)
         z = run.normal() if self.eta else torch.zeros_like(numbers)
         x_s = ddim_step(numbers, run.numbers(x0_hat), run.noise(t), run.noise(s), self.eta, z)
-        return run.arrive(x_s, x_t, x0_hat, t, s)
+        return run.arrive(x_s, x_t, x0_hat, s)
 
 
 class MultistepSampler(Sampler):
@@ -141,7 +141,7 @@ class MultistepSampler(Sampler):
         x0_hat = run.estimate(x_t, t)
         x_s = multistep(run.numbers(x_t), run.numbers(x0_hat), run.previous, at, to)
         run.previous = run.numbers(x0_hat), at.sigma / at.alpha
-        return run.arrive(x_s, x_t, x0_hat, t, s)
+        return run.arrive(x_s, x_t, x0_hat, s)
 
 
 class _Run:
@@ -170,7 +170,10 @@ class _Run:
         known = None if self._given is None else self._given.known
         x_t = torch.zeros(self._num_rows, self._num_features, dtype=torch.float64)
         x_t[:, : self._num_numbers] = self._denoiser.prior(self.normal(), t, known)
-        return self._impose(x_t)
+        x_t = self._impose(x_t)
+        if self._masking is not None:
+            self._turns = self._masking.turns(x_t, self._generator)
+        return x_t
 
     def estimate(self, x_t: Rows, t: Tensor) -> Rows:
         """`x0_hat` from rows in which fixed features have their clean values."""
@@ -184,13 +187,12 @@ class _Run:
             x_t = torch.cat([seen, x_t[:, self._num_numbers :]], dim=1)
         return self._impose(self._denoiser(x_t, times, self._given.known))
 
-    def arrive(self, x_s: Numbers, x_t: Rows, x0_hat: Rows, t: Tensor, s: Tensor) -> Rows:
+    def arrive(self, x_s: Numbers, x_t: Rows, x0_hat: Rows, s: Tensor) -> Rows:
         """Rows at s whose numbers are `x_s`: reveals discrete columns and puts fixed features back."""
         if self._masking is None:
             return self._impose(x_s)
-        m_t, m_s = (self._denoiser.schedule.hidden_share(time) for time in (t, s))
-        share = float((m_t - m_s) / m_t) if m_t > 0 else 1.0
-        return self._impose(torch.cat([x_s, self._masking.reveal(x_t, x0_hat, share, self._generator)], dim=1))
+        revealed = self._turns >= self._denoiser.schedule.hidden_share(s)
+        return self._impose(torch.cat([x_s, self._masking.reveal(x_t, x0_hat, revealed, self._generator)], dim=1))
 
     def back(self, x_s: Rows, x_t: Rows, at: Noise, to: Noise) -> Rows:
         r"""Noise from s to t: `x_t = r x_s + \sqrt{\sigma_t^2 - r^2 \sigma_s^2} z`, `r = \alpha_t / \alpha_s`.

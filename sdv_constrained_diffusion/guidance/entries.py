@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sdv_constrained_diffusion._batches import SIZE, filled
-from sdv_constrained_diffusion._sparse import compressed
+from sdv_constrained_diffusion._sparse import CompressedRows
 
 SPARSE = 0.1
 """Share of the products of a normal matrix up to which they are made one by one."""
@@ -138,7 +138,7 @@ class _Sums:
     def __init__(self, place: Int[Tensor, ' term'], number: int) -> None:
         first = torch.nn.functional.pad(place.bincount(minlength=number).cumsum(0), (1, 0))
         order = place.argsort(stable=True)
-        self._matrix = compressed(first, order, torch.ones(len(order)), (number, len(order)))
+        self._matrix = CompressedRows(first, order, torch.ones(len(order)), (number, len(order)))
 
     def __call__(self, terms: Float[Tensor, 'term row']) -> Float[Tensor, 'place row']:
         return (self._matrix @ filled(terms.T).T.contiguous())[:, : terms.shape[1]]

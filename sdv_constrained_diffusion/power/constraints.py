@@ -310,7 +310,7 @@ class PowerFlow(Constraint):
         return table[self.columns]
 
     def _linear(self, values: Table) -> Residuals:
-        return product(values, self._weights.to(dtype=values.dtype)) + self._constants.to(values)
+        return product(values, self._weights.to(values)) + self._constants.to(values)
 
     def _voltages(self, values: Table, linear: Residuals) -> Voltages:
         """Magnitudes and angles, p.u. and radians, of every node; those that have no column are solved for."""

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sdv_constrained_diffusion._batches import SIZE
-from sdv_constrained_diffusion._sparse import compressed
+from sdv_constrained_diffusion._sparse import CompressedRows
 
 Nodes = Float[Tensor, 'row node']
 """One number per node of the grid."""
@@ -40,8 +40,8 @@ class Admittances:
     """
 
     at: Int[Tensor, ' terminal']
-    g: Tensor
-    b: Tensor
+    g: Tensor | CompressedRows
+    b: Tensor | CompressedRows
 
     @classmethod
     def of(cls, matrix: Any, at: np.ndarray | None = None) -> 'Admittances':
@@ -59,8 +59,7 @@ class Admittances:
         """The same in the dtype and on the device of a tensor."""
         if like.dtype == self.g.dtype and like.device == self.g.device:
             return self
-        g, b = (part.to(dtype=like.dtype, device=like.device) for part in (self.g, self.b))
-        return Admittances(self.at.to(like.device), g, b)
+        return Admittances(self.at.to(like.device), self.g.to(like), self.b.to(like))
 
     def currents(self, e: Nodes, f: Nodes) -> tuple[Terminals, Terminals]:
         """Real and imaginary part of the currents at voltages `e + jf`, p.u."""
@@ -123,8 +122,8 @@ def power_jacobians(
     return (a + p) / vm_k, b - q, (b + q) / vm_k, p - a
 
 
-def packed(matrix: Any) -> Tensor:
-    """A real matrix as a tensor: with few columns dense, filled up with columns of zeros; else CSR.
+def packed(matrix: Any) -> Tensor | CompressedRows:
+    """A real matrix as a tensor: with few columns dense, filled up with columns of zeros; else compressed.
 
     Rows of an odd length lie in memory otherwise from one to the next, and a product of them rounds otherwise.
 
@@ -134,12 +133,11 @@ def packed(matrix: Any) -> Tensor:
     rows = sp.csr_matrix(matrix)
     if rows.shape[1] <= DENSE_NODES:
         return torch.nn.functional.pad(torch.from_numpy(rows.toarray()), (0, -rows.shape[1] % SIZE))
-    first, column, entry = (torch.from_numpy(part) for part in (rows.indptr, rows.indices, rows.data))
-    return compressed(first, column, entry, rows.shape)
+    return CompressedRows.of(rows)
 
 
-def product(rows: Float[Tensor, 'row many'], matrix: Tensor) -> Float[Tensor, 'row few']:
+def product(rows: Float[Tensor, 'row many'], matrix: Tensor | CompressedRows) -> Float[Tensor, 'row few']:
     """`rows @ matrix.T` with a packed matrix, shape (few, many)."""
-    if matrix.layout == torch.strided:
+    if isinstance(matrix, Tensor):
         return torch.nn.functional.pad(rows, (0, matrix.shape[1] - rows.shape[1])) @ matrix.T
     return (matrix @ rows.T.contiguous()).T

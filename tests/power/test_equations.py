@@ -127,7 +127,7 @@ def test_terminals_may_be_ends_of_branches_on_grids_of_any_size(nodes):
     # 70 nodes are more than are written out: the products skip zeros there.
     matrix, at = branch_ends(nodes, 2 * nodes + 1, seed=1)
     y = Admittances.of(matrix.numpy(), at.numpy())
-    assert (y.g.layout == torch.strided) == (nodes <= 64)
+    assert isinstance(y.g, torch.Tensor) == (nodes <= 64)
     vm, va = random_voltages(6, nodes, seed=2)
     v = torch.polar(vm, va)
     s = v[:, at] * (v @ matrix.T).conj()
