@@ -19,6 +19,9 @@ ONE_MOMENT = pd.Timedelta(milliseconds=1)
 CANDIDATES = 1024
 """Candidates drawn at once where rows have to be matched."""
 
+AGAIN = 16
+"""Candidates for each row from the second try on: few rows cost as much to draw as a whole block."""
+
 PATIENCE = 2
 """Tries after which values are suspected that no row can complete."""
 
@@ -60,7 +63,7 @@ def complete(
     for number in range(max_tries):
         if number == PATIENCE:
             stuck(given.iloc[pending])
-        accepted = serve(given.iloc[pending], matched, draw, constraints)
+        accepted = serve(given.iloc[pending], matched, draw, constraints, AGAIN if number else 1)
         completed.append(accepted)
         found(len(accepted))
         pending = np.setdiff1d(pending, accepted.index)
@@ -87,9 +90,12 @@ def rewritten(given: pd.DataFrame, constraints: Sequence[Any]) -> pd.DataFrame:
     return given
 
 
-def _serve_each(given: pd.DataFrame, matched: Collection[str], draw: Draw, constraints: Sequence[Any]) -> pd.DataFrame:
-    """Draws candidates for each row of its own; completed rows by the index of `given`."""
-    copies = max(CANDIDATES // len(given), 1) if matched else 1
+def _serve_each(
+    given: pd.DataFrame, matched: Collection[str], draw: Draw, constraints: Sequence[Any], most: int
+) -> pd.DataFrame:
+    """Draws candidates for each row of its own, `most` unless they must match; completed rows by `given`'s index."""
+    copies = max(CANDIDATES // len(given), 1)
+    copies = copies if matched else min(copies, most)
     asked = given.iloc[np.tile(np.arange(len(given)), copies)]
     candidates = draw(asked.reset_index(drop=True))
     candidates.index = asked.index[candidates.index]
@@ -98,7 +104,7 @@ def _serve_each(given: pd.DataFrame, matched: Collection[str], draw: Draw, const
 
 
 def _serve_from_all(
-    given: pd.DataFrame, matched: Collection[str], draw: Draw, constraints: Sequence[Any]
+    given: pd.DataFrame, matched: Collection[str], draw: Draw, constraints: Sequence[Any], _: int
 ) -> pd.DataFrame:
     """Draws candidates of which each may serve every row; completed rows by the index of `given`."""
     served = []
