@@ -19,9 +19,6 @@ ONE_MOMENT = pd.Timedelta(milliseconds=1)
 CANDIDATES = 1024
 """Candidates drawn at once where rows have to be matched."""
 
-AGAIN = 16
-"""Candidates for each row from the second try on: few rows cost as much to draw as a whole block."""
-
 PATIENCE = 2
 """Tries after which values are suspected that no row can complete."""
 
@@ -63,7 +60,7 @@ def complete(
     for number in range(max_tries):
         if number == PATIENCE:
             stuck(given.iloc[pending])
-        accepted = serve(given.iloc[pending], matched, draw, constraints, AGAIN if number else 1)
+        accepted = serve(given.iloc[pending], matched, draw, constraints)
         completed.append(accepted)
         found(len(accepted))
         pending = np.setdiff1d(pending, accepted.index)
@@ -90,12 +87,9 @@ def rewritten(given: pd.DataFrame, constraints: Sequence[Any]) -> pd.DataFrame:
     return given
 
 
-def _serve_each(
-    given: pd.DataFrame, matched: Collection[str], draw: Draw, constraints: Sequence[Any], most: int
-) -> pd.DataFrame:
-    """Draws candidates for each row of its own, `most` unless they must match; completed rows by `given`'s index."""
-    copies = max(CANDIDATES // len(given), 1)
-    copies = copies if matched else min(copies, most)
+def _serve_each(given: pd.DataFrame, matched: Collection[str], draw: Draw, constraints: Sequence[Any]) -> pd.DataFrame:
+    """Draws candidates for each row of its own; completed rows by the index of `given`."""
+    copies = max(CANDIDATES // len(given), 1) if matched else 1
     asked = given.iloc[np.tile(np.arange(len(given)), copies)]
     candidates = draw(asked.reset_index(drop=True))
     candidates.index = asked.index[candidates.index]
@@ -104,7 +98,7 @@ def _serve_each(
 
 
 def _serve_from_all(
-    given: pd.DataFrame, matched: Collection[str], draw: Draw, constraints: Sequence[Any], _: int
+    given: pd.DataFrame, matched: Collection[str], draw: Draw, constraints: Sequence[Any]
 ) -> pd.DataFrame:
     """Draws candidates of which each may serve every row; completed rows by the index of `given`."""
     served = []

@@ -70,8 +70,13 @@ class Guidance:
         steering = [system.constraints[owner] for owner in system.owners[self.plan.steered].unique().tolist()]
         return sorted({name for each in steering for name in each.columns if system.readings[name].discrete})
 
-    def guide(self, denoiser: Denoiser, encoder: TableEncoder, generator: torch.Generator) -> Denoiser:
-        """The denoiser with corrected estimates, for one block of rows; the generator draws each row's target."""
+    def guide(self, denoiser: Denoiser, encoder: TableEncoder, generator: torch.Generator, num_steps: int) -> Denoiser:
+        """The denoiser with corrected estimates, for one block of rows; the generator draws each row's target.
+
+        However few the steps, the last one is corrected.
+        """
+        last = denoiser.schedule.noise(denoiser.schedule.grid(num_steps)[-2])
+        clear = min(self.clear, (1 - 1e-9) * float(last.alpha / last.sigma))
         if self.covariance is not None:
             targets = self.plan.targets
             drawn = targets[torch.randint(len(targets), (BLOCK,), generator=generator)] if len(targets) > 1 else targets
@@ -79,7 +84,7 @@ class Guidance:
                 denoiser, encoder, self.chord.system, self.plan.steered, drawn.expand(BLOCK, -1), self.covariance
             )
         guided = GUIDANCE[self.method]
-        return guided(denoiser, encoder, self.chord, self.scale, self.plan.redrawn, self.trust, self.clear)
+        return guided(denoiser, encoder, self.chord, self.scale, self.plan.redrawn, self.trust, clear)
 
 
 class DiffusionModel:
@@ -233,7 +238,11 @@ class DiffusionModel:
     def _draw_block(self, guidance: Guidance | None, generator: torch.Generator, given: Given | None = None) -> Table:
         if self.denoiser is None:
             return self.encoder.decode(torch.zeros(BLOCK, 0, dtype=torch.float64))
-        denoiser = self.denoiser if guidance is None else guidance.guide(self.denoiser, self.encoder, generator)
+        denoiser = (
+            self.denoiser
+            if guidance is None
+            else guidance.guide(self.denoiser, self.encoder, generator, self._sampler.num_steps)
+        )
         if guidance is not None and guidance.labels:
             given = self._with_labels(guidance.labels, generator, given)
         return self.encoder.decode(self._sampler.sample(denoiser, BLOCK, self.encoder.num_features, generator, given))

@@ -51,7 +51,7 @@ class Linear(Constraint):
         return _between(_sum(self.weights), self.lower, self.upper)
 
     @property
-    def weighted(self) -> Mapping[str, float] | None:
+    def linear_weights(self) -> Mapping[str, float] | None:
         """The weights, unless a subclass has a residual of its own."""
         return self.weights if type(self).residual is Linear.residual else None
 

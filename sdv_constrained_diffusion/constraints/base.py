@@ -242,7 +242,7 @@ class Constraint(abc.ABC):
         return {}
 
     @property
-    def weighted(self) -> Mapping[str, float] | None:
+    def linear_weights(self) -> Mapping[str, float] | None:
         """Weights of columns of numbers, where the residual is their sum and nothing else; None for other laws.
 
         Systems evaluate all such laws at once.

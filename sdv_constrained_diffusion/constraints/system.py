@@ -92,10 +92,10 @@ class ConstraintSystem:
         found = [_equations(each, self.view(number, first)) for number, each in enumerate(self.constraints)]
         self.equations = tuple(itertools.chain.from_iterable(found))
         self.owners = torch.tensor([place for place, own in enumerate(found) for _ in own])
-        sums = [number for number, each in enumerate(self.constraints) if each.weighted is not None]
+        sums = [number for number, each in enumerate(self.constraints) if each.linear_weights is not None]
         self._single = [number for number in range(len(self.constraints)) if number not in sums]
         # Laws that are sums of a few columns can be many: one by one they would cost more than all others.
-        self._weights = _weights([self.constraints[number].weighted or {} for number in sums], self.columns)
+        self._weights = _weights([self.constraints[number].linear_weights or {} for number in sums], self.columns)
         self.weighted = torch.isin(self.owners, torch.tensor(sums, dtype=torch.int64))
         self._order = torch.cat([(~self.weighted).nonzero()[:, 0], self.weighted.nonzero()[:, 0]]).argsort()
         self._lower = torch.tensor([equation.lower for equation in self.equations], dtype=torch.float64)

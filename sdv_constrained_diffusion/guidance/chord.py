@@ -25,7 +25,7 @@ from sdv_constrained_diffusion.guidance.local import LocalSteps
 RANK_TOLERANCE = 1e-9
 """Pivots below this share of the largest count as zero: far above float64's rounding, far below physics."""
 
-MOST_TERMS = 4
+MOST_COLUMNS = 4
 """Columns of an equation up to which it pays to meet it before the others."""
 
 MOST_BASES = 64
@@ -155,7 +155,7 @@ def _apart(typical: Float[Tensor, 'combination equation column'], chosen: Bool[T
     taken, apart = torch.zeros(where.shape[1], dtype=torch.bool), torch.zeros_like(chosen)
     for equation in where.sum(1).argsort(stable=True).tolist():
         own = where[equation]
-        if chosen[equation] and own.sum() <= MOST_TERMS and not (own & taken).any():
+        if chosen[equation] and own.sum() <= MOST_COLUMNS and not (own & taken).any():
             taken, apart[equation] = taken | own, True
     return apart
 

@@ -138,7 +138,7 @@ class _Sums:
     def __init__(self, place: Int[Tensor, ' term'], number: int) -> None:
         first = torch.nn.functional.pad(place.bincount(minlength=number).cumsum(0), (1, 0))
         order = place.argsort(stable=True)
-        self._matrix = CompressedRows(first, order, torch.ones(len(order)), (number, len(order)))
+        self._matrix = CompressedRows(first, order, torch.ones(len(order), dtype=torch.float32), (number, len(order)))
 
     def __call__(self, terms: Float[Tensor, 'term row']) -> Float[Tensor, 'place row']:
         return (self._matrix @ filled(terms.T).T.contiguous())[:, : terms.shape[1]]

@@ -24,7 +24,7 @@ RIDGE = 1e-6
 equations any one will do."""
 
 WHOLE = 0.5
-"""Share of the rows from which on a step is made for all of them."""
+"""Share of the rows above which a step is made for all of them."""
 
 
 class LocalSteps:

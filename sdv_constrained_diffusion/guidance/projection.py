@@ -29,9 +29,6 @@ LEAST_SHARE = 0.02
 """Least measure of a column, in standard deviations: what model space calls flat must be able to move where nothing
 else helps."""
 
-PATIENCE = 8
-"""Steps of a row's own in which its residual must halve: within `newton_steps` others do not arrive."""
-
 LOCAL_ENTRIES = 2**25
 """Entries of Jacobians of rows with factorisations of their own that are held at a time."""
 
@@ -148,35 +145,35 @@ def _chord_steps(
 def _newton_steps(chord: Chord, values: Table, fixed: ColumnMask, measure: Table | None, num_steps: int) -> Table:
     r"""Levenberg-Marquardt per row: `u <- u - J^T (J J^T + \mu I)^{-1} h`, mu tenfold up or down (Marquardt 1963).
 
-    Rows that are done, and those whose residual does not halve in `PATIENCE` steps, are left alone.
+    Rows that are done are left alone.
     """
     system, result = chord.system, values.clone()
     own = torch.ones_like(values) if measure is None else measure
     pending, current, damping = torch.arange(len(values)), values, values.new_full((len(values),), 1e-6)
-    deviation, wanted = chord.deviation(values), values.new_full((len(values),), torch.inf)
+    deviation = chord.deviation(values)
     # Whole sizes, so that every row's matrices lie in memory alike, and round alike.
     high, wide = -len(system.equations) % SIZE, -values.shape[1] % SIZE
     identity = torch.eye(len(system.equations) + high, dtype=values.dtype)
-    for step in range(num_steps):
+    for _ in range(num_steps):
         jacobian = _standardised_jacobian(chord, current, fixed, deviation) * own[:, None, :]
         # An equation that no free column changes is judged in the end, and must not hide what the others gain.
         dead = (jacobian == 0).all(2) & ~system.idle(deviation)
         asked = deviation.masked_fill(dead, 0)
         size = asked.norm(dim=1)
         going = ~((asked.abs() * chord.equation_scale / system.tolerance).amax(1) <= MARGIN)
-        if step % PATIENCE == 0:
-            going, wanted = going & ~(size > wanted), size / 2
         if not going.any():
             break
         if not going.all():
             pending, current, fixed, own = pending[going], current[going], fixed[going], own[going]
             jacobian, dead, asked, size = jacobian[going], dead[going], asked[going], size[going]
-            deviation, damping, wanted = deviation[going], damping[going], wanted[going]
+            deviation, damping = deviation[going], damping[going]
         jacobian = torch.nn.functional.pad(jacobian, (0, wide, 0, high))
         right = torch.nn.functional.pad(asked, (0, high))[:, :, None]
         normal = jacobian @ jacobian.mT + damping[:, None, None] * identity
         multiplier, _ = torch.linalg.solve_ex(normal, right)
-        trial = current - (jacobian.mT @ multiplier)[:, : values.shape[1], 0] * chord.scale * own
+        # No product of matrices: that of a single row rounds otherwise than those of many.
+        move = (jacobian * multiplier).sum(1)[:, : values.shape[1]]
+        trial = current - move * chord.scale * own
         trial_deviation = chord.deviation(trial)
         better = trial_deviation.masked_fill(dead, 0).norm(dim=1) < size
         current = torch.where(better[:, None], trial, current)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from sdv_constrained_diffusion.constraints.algebraic import Bounds, Linear, SumTo
 from sdv_constrained_diffusion.constraints.base import Constraint, constraint
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem, Equation
 from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError
@@ -272,3 +273,39 @@ def test_a_residual_of_the_wrong_shape_is_refused_when_bound():
 
     with pytest.raises(ConstraintError, match=r'scalar\.residual must return shape'):
         ConstraintSystem([scalar], example())
+
+
+class Doubled(Linear):
+    """A weighted sum no more."""
+
+    def residual(self, table):
+        return super().residual(table) * table['gen']
+
+
+def test_laws_that_are_sums_keep_their_places_among_the_others():
+    laws = [
+        limits,
+        Linear({'gen': 2.0, 'price': -1.0}, upper=3.0),
+        SumTo(['load', 'loss'], 'gen'),
+        Doubled({'load': 1.0, 'gen': 0.5}),
+        Linear({'loss': 4.0}, lower=-1.0, tolerance=0.25),
+        Bounds('price', upper=2.0),
+    ]
+    data = example()
+    system = ConstraintSystem(laws, data)
+    values = system.values(data)
+    alone = [ConstraintSystem([law], data) for law in laws]
+    assert [each for one in alone for each in one.equations] == list(system.equations)
+    residuals = [one.residual(one.values(data)) for one in alone]
+    # Sums of two or three terms of order ten.
+    assert_close(system.residual(values), torch.cat(residuals, dim=1), rtol=0, atol=1e-14)
+    assert system.weighted.tolist() == [False, False, True, False, False, True, False]
+    first = 0
+    for one in alone:
+        own = one.jacobian(one.values(data))
+        places = [system.columns.index(name) for name in one.columns]
+        ours = system.jacobian(values)[:, first : first + own.shape[1]]
+        assert_close(ours[:, :, places], own, rtol=0, atol=1e-14)
+        others = [place for place in range(len(system.columns)) if place not in places]
+        assert (ours[:, :, others] == 0).all()
+        first += own.shape[1]

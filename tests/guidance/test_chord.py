@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from sdv_constrained_diffusion.constraints.base import constraint
 from sdv_constrained_diffusion.constraints.system import ConstraintSystem
-from sdv_constrained_diffusion.guidance.chord import Chord, standardised_move
+from sdv_constrained_diffusion.guidance.chord import Chord, _apart, standardised_move
 
 
 def affine(matrix, offset=None, **data):
@@ -282,3 +282,15 @@ def test_an_equation_is_redundant_only_if_it_is_for_every_label():
     for rows, redundant in ((data, 0), (data.head(50), 1)):
         system = ConstraintSystem([two], rows)
         assert len(Chord(system, system.values(rows)).redundant()) == redundant
+
+
+def test_equations_apart_are_chosen_short_ones_without_a_common_column():
+    typical = torch.zeros(1, 6, 12, dtype=torch.float64)
+    for equation, columns in enumerate([(0, 1, 2), (2, 3), (3, 4), (5,), (6, 7, 8, 9, 10), (11,)]):
+        typical[0, equation, list(columns)] = 1.0
+    chosen = torch.tensor([True, True, True, True, True, False])
+    # (2, 3) comes before the longer (0, 1, 2) and the later (3, 4), with which it shares a column; (6 ... 10) is long.
+    assert _apart(typical, chosen).tolist() == [False, True, False, True, False, False]
+    elsewhere = torch.zeros_like(typical)
+    elsewhere[0, 3, 2] = 1.0  # with other labels the law of column 5 reads column 2, too
+    assert _apart(torch.cat([typical, elsewhere]), chosen).tolist() == [False, True, False, False, False, False]

@@ -381,7 +381,7 @@ def test_a_step_that_breaks_an_inequality_which_held_is_no_gain():
 
 
 @pytest.mark.parametrize('measured', [False, True])
-@pytest.mark.parametrize(('equations', 'number'), [(3, 7), (5, 9)])
+@pytest.mark.parametrize(('equations', 'number'), [(3, 7), (5, 9), (4, 20)])
 def test_rows_that_need_their_own_steps_have_the_same_bits_in_any_company(equations, number, measured, monkeypatch):
     random = np.random.default_rng(equations)
     weights = random.normal(size=(equations, number))
@@ -407,7 +407,8 @@ def test_rows_that_need_their_own_steps_have_the_same_bits_in_any_company(equati
     monkeypatch.setattr(projection, '_newton_steps', counted)
     together = project(chord, values, fixed, measure)
     assert reached[0] > 10
-    for rows in torch.arange(len(values)).split(7):
+    each = torch.arange(len(values))
+    for rows in [*each.split(7), *each.split(1)]:
         part = project(chord, values[rows], fixed[rows], None if measure is None else measure[rows])
         assert torch.equal(part.values, together.values[rows])
         assert torch.equal(part.codes, together.codes[rows])
