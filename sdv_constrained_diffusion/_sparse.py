@@ -4,7 +4,6 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,8 +27,8 @@ class CompressedRows:
     @classmethod
     def of(cls, matrix: Any) -> 'CompressedRows':
         """Scipy's `csr_matrix`."""
-        parts = (torch.from_numpy(np.asarray(part)) for part in (matrix.indptr, matrix.indices, matrix.data))
-        return cls(*parts, matrix.shape)
+        first, column, entries = map(torch.from_numpy, (matrix.indptr, matrix.indices, matrix.data))
+        return cls(first, column, entries, matrix.shape)
 
     @property
     def dtype(self) -> torch.dtype:
