@@ -55,6 +55,10 @@ class CompressedRows:
         """The product with a matrix that is not sparse."""
         return self._tensor() @ columns
 
+    def applied_to(self, rows: Tensor) -> Tensor:
+        """`rows @ matrix.T`: of each row, shape (row, column), what the matrix makes of it."""
+        return (self @ rows.T.contiguous()).T
+
     def _tensor(self) -> Tensor:
         return torch.sparse_csr_tensor(self.first, self.column, self.entries, self.shape, check_invariants=False)
 

@@ -98,6 +98,7 @@ class ConstraintSystem:
         self._weights = _weights([self.constraints[number].linear_weights or {} for number in sums], self.columns)
         self.weighted = torch.isin(self.owners, torch.tensor(sums, dtype=torch.int64))
         self._order = torch.cat([(~self.weighted).nonzero()[:, 0], self.weighted.nonzero()[:, 0]]).argsort()
+        self._sums_last = bool((self._order.diff() == 1).all())
         self._lower = torch.tensor([equation.lower for equation in self.equations], dtype=torch.float64)
         self._upper = torch.tensor([equation.upper for equation in self.equations], dtype=torch.float64)
         self._tolerance = torch.tensor([equation.tolerance for equation in self.equations], dtype=torch.float64)
@@ -132,7 +133,7 @@ class ConstraintSystem:
         """
         whole = filled(values)
         found = [evaluate(self.constraints[number], self.view(number, whole)) for number in self._single]
-        found.append((self._weights.to(whole) @ whole.T.contiguous()).T)
+        found.append(self._weights.to(whole).applied_to(whole))
         return self._in_order(found)[: len(values)]
 
     def finite_residual(self, data: pd.DataFrame) -> Residuals:
@@ -215,7 +216,7 @@ class ConstraintSystem:
     def _in_order(self, parts: list[Tensor]) -> Tensor:
         """What the single constraints and then the sums gave, shape (row, result, ...), as (row, equation, ...)."""
         joined = torch.cat(parts, dim=1)
-        return joined if (self._order.diff() == 1).all() else joined[:, self._order]
+        return joined if self._sums_last else joined[:, self._order]
 
     def _reading_for(self, constraint: Constraint, name: str) -> Reading:
         """A column of numbers that another constraint reads as labels is still numbers for this one."""

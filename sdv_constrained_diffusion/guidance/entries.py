@@ -1,5 +1,7 @@
 """Matrices of one sparse pattern, one for each row of a table, with rows side by side in memory: they never meet."""
 
+import functools
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,16 +23,23 @@ class Pattern:
         equation: of each entry, column by column.
         column: of each entry.
         shape: number of equations, number of columns.
-        by_equation: sums over the entries of each equation.
-        by_column: sums over the entries of each column.
     """
 
     def __init__(self, where: Bool[Tensor, 'equation column']) -> None:
         """Finds the entries."""
         self.column, self.equation = where.T.nonzero().unbind(1)
         self.shape = (len(where), where.shape[1])
-        self.by_equation, self.by_column = _Sums(self.equation, len(where)), _Sums(self.column, where.shape[1])
         self._where = where.double()
+
+    @functools.cached_property
+    def by_equation(self) -> '_Sums':
+        """Sums over the entries of each equation."""
+        return _Sums(self.equation, self.shape[0])
+
+    @functools.cached_property
+    def by_column(self) -> '_Sums':
+        """Sums over the entries of each column."""
+        return _Sums(self.column, self.shape[1])
 
     def without(self, first: 'Pattern') -> 'Pattern':
         """The pattern that `Matrices.without` fills."""

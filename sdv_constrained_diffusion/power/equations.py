@@ -140,4 +140,4 @@ def product(rows: Float[Tensor, 'row many'], matrix: Tensor | CompressedRows) ->
     """`rows @ matrix.T` with a packed matrix, shape (few, many)."""
     if isinstance(matrix, Tensor):
         return torch.nn.functional.pad(rows, (0, matrix.shape[1] - rows.shape[1])) @ matrix.T
-    return (matrix @ rows.T.contiguous()).T
+    return matrix.applied_to(rows)

@@ -18,6 +18,8 @@ from sdv_constrained_diffusion.diffusion.schedule import EDMSchedule, linear_sch
 from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.guidance.gauss_newton import GaussNewtonGuidance
 from sdv_constrained_diffusion.guidance.gradient import GradientGuidance
+from sdv_constrained_diffusion.guidance.steering import SteeringPlan
+from sdv_constrained_diffusion.model import Guidance
 from sdv_constrained_diffusion.tabular.encoder import TableEncoder
 
 GUIDANCES = (GradientGuidance, GaussNewtonGuidance)
@@ -478,3 +480,20 @@ def test_guidance_across_a_law_leaves_the_direction_along_it_alone():
         # 18 evaluations on numbers that start at 20 times the data's size.
         assert_close(guided[:, 0] - guided[:, 1], plain[:, 0] - plain[:, 1], rtol=0, atol=1e-10)
         assert guided.sum(1).std() < 1e-3 < plain.sum(1).std()
+
+
+@pytest.mark.parametrize('num_steps', [1, 2, 30])
+def test_the_last_of_few_steps_is_corrected(num_steps):
+    """On a schedule whose last level of few is not as clear as wanted."""
+    encoder, chord = parts()
+    schedule = linear_schedule(1500)
+    t = schedule.grid(num_steps)[-2]
+    last = schedule.noise(t)
+    assert last.alpha < 40 * last.sigma
+    plan = SteeringPlan.of(chord, chord.system.values(data()))
+    guidance = Guidance('gauss_newton', 1.0, chord, plan, clear=40.0)
+    rows = some_rows(encoder)
+    guided = guidance.guide(Echo(schedule), encoder, torch.Generator(), num_steps)(rows, t.expand(len(rows)))
+    assert residual(encoder, chord, rows).abs().max() > 1
+    # Terms up to a hundred, there and back through the encoder.
+    assert residual(encoder, chord, guided).abs().max() <= 1e-10

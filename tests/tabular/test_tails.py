@@ -1,5 +1,6 @@
 """Numbers known by their intervals are drawn as the others say."""
 
+import itertools
 import math
 
 import numpy as np
@@ -44,15 +45,18 @@ def correlated(num_rows, rho, seed=0):
     return np.stack([x, rho * x + math.sqrt(1 - rho**2) * random.normal(size=num_rows)], axis=1)
 
 
-@pytest.mark.parametrize('rho', [-0.9, 0.0, 0.6, 0.95])
-@pytest.mark.parametrize('share', [0.3, 0.6])
-def test_the_covariance_of_censored_rows_is_found(rho, share):
+@pytest.mark.parametrize(
+    ('share', 'rho'),
+    # Of opposite columns with 80 % beyond the limit `fit` does not find the covariance, with more rows neither.
+    [*itertools.product([0.3, 0.6], [-0.9, 0.0, 0.6, 0.95]), *itertools.product([0.8], [0.0, 0.6, 0.95])],
+)
+def test_the_covariance_of_censored_rows_is_found(share, rho):
     rows = torch.from_numpy(correlated(8000, rho))
     limit = float(torch.special.ndtri(torch.tensor(1 - share)))
     low = torch.minimum(rows, torch.tensor(limit))
     high = torch.where(rows < limit, rows, 8.0)
     found = CensoredNormal.fit(low, high, generator())
-    # A few standard errors of what 8,000 rows say, 60 % of which lie beyond the limit.
+    # A few standard errors of what 8,000 rows say, of which up to 80 % lie beyond the limit.
     assert found.covariance[0, 1] == pytest.approx(rho, abs=0.12)
     assert found.covariance.diagonal().tolist() == pytest.approx([1, 1], abs=0.2)
     assert found.mean.tolist() == pytest.approx([0, 0], abs=0.15)
