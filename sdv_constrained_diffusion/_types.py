@@ -19,7 +19,7 @@ Levels = Float[Tensor, 'row level']
 """The features of all discrete columns: one per level, see `Layout`."""
 
 Inputs = Float[Tensor, 'row input']
-"""What a backbone sees: a noisy row, and flags after it."""
+"""What a backbone sees: a noisy row, and flags, known values and hinges after it."""
 
 FeatureMask = Bool[Tensor, 'row feature']
 """True where something holds of a feature in a row, e.g. that it is known."""

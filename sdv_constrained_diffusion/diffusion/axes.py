@@ -53,7 +53,11 @@ class PrincipalAxes(nn.Module):
 
     def along(self, numbers: Numbers) -> Numbers:
         """Coordinates along the axes, shape (row, axis), in the precision of the numbers."""
-        return (numbers - self.mean.to(numbers)) @ self.directions.to(numbers)
+        return self.rotated(numbers - self.mean.to(numbers))
+
+    def rotated(self, differences: Numbers) -> Numbers:
+        """Differences of numbers in the axes' coordinates, shape (row, axis)."""
+        return differences @ self.directions.to(differences)
 
     def back(self, coordinates: Numbers) -> Numbers:
         """The inverse of `along`."""

@@ -75,7 +75,7 @@ class ResidualMLP(nn.Module):
     """Residual blocks between an input and an output layer."""
 
     def __init__(
-        self, num_features: int, width: int = 256, depth: int = 4, time_width: int = 64, num_flags: int = 0
+        self, num_features: int, width: int = 256, depth: int = 4, time_width: int = 64, num_extra: int = 0
     ) -> None:
         """Builds the layers.
 
@@ -84,10 +84,10 @@ class ResidualMLP(nn.Module):
             width: width of the hidden layers.
             depth: number of residual blocks.
             time_width: width of the time embedding, even; small, since it enters every block.
-            num_flags: further inputs after the row.
+            num_extra: further inputs after the row, such as flags and hinges.
         """
         super().__init__()
-        self.input = nn.Linear(num_features + num_flags, width)
+        self.input = nn.Linear(num_features + num_extra, width)
         self.time = nn.Sequential(SinusoidalEmbedding(time_width), nn.Linear(time_width, time_width), nn.SiLU())
         self.blocks = nn.ModuleList(ResidualBlock(width, time_width) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
@@ -96,7 +96,7 @@ class ResidualMLP(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, rows: Inputs, t: Times) -> Rows:
-        """Rows, with their flags, and times -> an estimate of the rows' width."""
+        """Rows, with what comes after them, and times -> an estimate of the rows' width."""
         h, time = self.input(rows), self.time(t)
         for block in self.blocks:
             h = block(h, time)

@@ -7,6 +7,7 @@ the parametrisation of the class), the others are logits.
 
 import abc
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from sdv_constrained_diffusion._layout import Layout
 from sdv_constrained_diffusion._types import FeatureMask, Inputs, Levels, Numbers, PerRow, Rows, Times
 from sdv_constrained_diffusion.diffusion.axes import PrincipalAxes, Scales
 from sdv_constrained_diffusion.diffusion.masking import Masking
+from sdv_constrained_diffusion.diffusion.neighbourhoods import NeighbourhoodMLPs
 from sdv_constrained_diffusion.diffusion.schedule import Schedule
 
 NUM_LEVELS = 16
@@ -114,8 +116,15 @@ class PreconditionedDenoiser(Denoiser):
     With a `known_share` it also learns from rows of which a random part is known, so that sampling can fix any columns
     in one pass.
 
+    What bends in one column is hard to see in coordinates that mix them all. So the backbone can be given hinges of a
+    linear estimate of each number, `\max(\hat x_i - \kappa, 0)`, or beside it `neighbourhoods` see a few columns each;
+    what they say is rotated into the axes and added to F. The estimate is the best linear one of the noisy numbers;
+    what is known stands in it as it is, the rest does not yet heed it.
+
     Attributes:
-        axes: the frame; set it by `axes.measure` before training.
+        axes: the frame; set it by `measure` before training.
+        knots: where hinges bend.
+        neighbourhoods: networks of a few columns each; None for none.
         gains: how much of the network counts along each axis, shape (level, axis), at `levels` of noise; see
             `calibrate`.
         levels: natural logarithms of noise scales, evenly spaced, shape (level,).
@@ -124,28 +133,43 @@ class PreconditionedDenoiser(Denoiser):
     masking: Masking
     gains: Tensor
     levels: Tensor
+    knots: Tensor
 
-    def __init__(self, backbone: nn.Module, schedule: Schedule, layout: Layout, known_share: float = 0.0) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        schedule: Schedule,
+        layout: Layout,
+        known_share: float = 0.0,
+        knots: Sequence[float] = (),
+        neighbourhoods: NeighbourhoodMLPs | None = None,
+    ) -> None:
         """Keeps the parts.
 
         Args:
-            backbone: the network; with a `known_share` it takes, after the row, for each number a flag and its known
-                value, 0 where it is not known.
+            backbone: the network; after the row it takes, with a `known_share`, each number's flag, then each number's
+                known value, 0 where it is not known; then all hinges of the first number, of the second and so on.
             schedule: the noise scales; it must leave the signal unscaled.
             layout: tells numbers from discrete columns.
             known_share: share of the training rows of which a random part is known; 0 for a network without flags.
+            knots: where the hinges of every number bend, in deviations; none for no hinges.
+            neighbourhoods: small networks of a few columns each; None for none.
         """
         super().__init__()
         self.backbone, self.schedule = backbone, schedule
         self.layout, self.masking, self.axes = layout, Masking(layout), PrincipalAxes(layout.num_numbers)
         self.known_share, self.conditional = known_share, known_share > 0
+        self.register_buffer('knots', torch.tensor(knots))
+        self.neighbourhoods = neighbourhoods
         largest, smallest = (math.log(float(schedule.noise(t).sigma)) for t in schedule.grid(2)[:2])
         self.register_buffer('levels', torch.linspace(largest, smallest, NUM_LEVELS, dtype=torch.float64))
         self.register_buffer('gains', torch.ones(NUM_LEVELS, layout.num_numbers, dtype=torch.float64))
 
     def measure(self, numbers: Numbers) -> None:
-        """Takes the principal axes of the clean rows' numbers."""
+        """Takes the principal axes of the clean rows' numbers, and each number's neighbours."""
         self.axes.measure(numbers)
+        if self.neighbourhoods is not None:
+            self.neighbourhoods.measure(numbers)
 
     def calibrate(self, x_0: Rows, generator: torch.Generator) -> None:
         r"""Takes as much of the network along each axis, at each noise level, as lowers the error of clean rows.
@@ -245,13 +269,21 @@ class PreconditionedDenoiser(Denoiser):
             known: which numbers are known, shape (row, number); None for none.
         """
         numbers, levels = self.layout.split(x_t)
-        scales, along = self.axes.scales(self.schedule.noise(t[:, None]).sigma.to(x_t)), self.axes.along(numbers)
+        sigma, time = self.schedule.noise(t[:, None]).sigma.to(x_t), self.schedule.time_feature(t).to(x_t)
+        scales, along = self.axes.scales(sigma), self.axes.along(numbers)
+        linear, noisy = self.axes.back(scales.skip * along), numbers * (1 + sigma**2).rsqrt()
+        flags = torch.zeros_like(numbers)
+        if known is not None:
+            known = known.to(numbers.device)
+            flags = known.to(numbers)
+            linear, noisy = (torch.where(known, numbers, each) for each in (linear, noisy))
         inputs = [scales.inside * along, levels]
         if self.conditional:
-            flags = torch.zeros_like(numbers) if known is None else known.to(numbers)
             inputs += [flags, flags * numbers]
-        outputs = self.backbone(torch.cat(inputs, dim=1), self.schedule.time_feature(t).to(x_t))
-        F, logits = self.layout.split(outputs)
+        hinges = (linear[:, :, None] - self.knots).relu().flatten(1)
+        F, logits = self.layout.split(self.backbone(torch.cat([*inputs, hinges], dim=1), time))
+        if self.neighbourhoods is not None:
+            F = F + self.axes.rotated(self.neighbourhoods(noisy, linear, time))
         return scales, along, F, logits
 
 

@@ -10,6 +10,7 @@ from sdv_constrained_diffusion._layout import Layout
 from sdv_constrained_diffusion.diffusion.backbone import PlainMLP, ResidualMLP
 from sdv_constrained_diffusion.diffusion.denoiser import Denoiser, NoisePredictor, PreconditionedDenoiser
 from sdv_constrained_diffusion.diffusion.masking import Masking
+from sdv_constrained_diffusion.diffusion.neighbourhoods import NeighbourhoodMLPs
 from sdv_constrained_diffusion.diffusion.sampler import AncestralSampler, MultistepSampler, Sampler
 from sdv_constrained_diffusion.diffusion.schedule import EDMSchedule, linear_schedule
 from sdv_constrained_diffusion.diffusion.training import TrainingPlan
@@ -63,7 +64,11 @@ def paper_preset(decay_steps: int = 1500, decay_factor: float = 0.9) -> Preset:
 
 
 def default_preset() -> Preset:
-    """Normal scores, masked categories, preconditioned residual network, multistep sampling: minutes, not hours."""
+    """Normal scores, masked categories, preconditioned residual network, multistep sampling: minutes, not hours.
+
+    The network sees hinges of the columns, or has neighbourhoods beside it where there are many; see
+    `PreconditionedDenoiser`.
+    """
     return Preset(
         scaling='quantile',
         denoiser=_default_denoiser,
@@ -72,9 +77,25 @@ def default_preset() -> Preset:
     )
 
 
+KNOTS = (-1.5, -0.75, 0.0, 0.75, 1.5)
+"""Where the default recipe's hinges bend, in deviations of a column's normal scores."""
+
+MOST_HINGED = 128
+"""Tables of more numbers than this get neighbourhoods in place of hinges (docs/decisions/0024)."""
+
+
 def _default_denoiser(layout: Layout) -> Denoiser:
-    backbone = ResidualMLP(layout.num_features, width=256, depth=4, num_flags=2 * layout.num_numbers)
-    return PreconditionedDenoiser(_knowing_frequencies(backbone, layout), EDMSchedule(), layout, known_share=0.5)
+    wide = layout.num_numbers > MOST_HINGED
+    knots = () if wide else KNOTS
+    backbone = ResidualMLP(layout.num_features, width=256, depth=4, num_extra=(2 + len(knots)) * layout.num_numbers)
+    return PreconditionedDenoiser(
+        _knowing_frequencies(backbone, layout),
+        EDMSchedule(),
+        layout,
+        known_share=0.5,
+        knots=knots,
+        neighbourhoods=NeighbourhoodMLPs(layout.num_numbers) if wide else None,
+    )
 
 
 Backbone = TypeVar('Backbone', PlainMLP, ResidualMLP)

@@ -13,6 +13,7 @@ from torch import nn
 from sdv_constrained_diffusion._layout import Layout
 from sdv_constrained_diffusion.diffusion.backbone import PlainMLP, ResidualMLP, SinusoidalEmbedding
 from sdv_constrained_diffusion.diffusion.denoiser import NoisePredictor, PreconditionedDenoiser
+from sdv_constrained_diffusion.diffusion.neighbourhoods import NeighbourhoodMLPs
 from sdv_constrained_diffusion.diffusion.sampler import MultistepSampler
 from sdv_constrained_diffusion.diffusion.schedule import EDMSchedule, linear_schedule
 
@@ -321,6 +322,48 @@ def test_known_numbers_are_seen_as_they_are_flagged_and_returned():
     assert (backbone.asked[1][0][:, 8:] == 0).all()
 
 
+def test_hinges_and_neighbourhoods_see_the_best_linear_estimate_of_each_column():
+    r"""Columns that go together: `\Sigma (\Sigma + \sigma^2 I)^{-1}` of the noisy row, a known number as it is."""
+    clean = correlated(300, 3)
+    knots, asked, measured = (-1.0, 0.5), [], []
+
+    class Answer(NeighbourhoodMLPs):
+        def measure(self, numbers):
+            measured.append(numbers)
+
+        def forward(self, *inputs):
+            asked.append(inputs)
+            return torch.tensor([[1.0, -2, 3]]).double().expand(len(inputs[0]), -1)
+
+    silent = Formula(lambda inputs, _: torch.zeros(len(inputs), 3).double())
+    denoiser = PreconditionedDenoiser(silent, EDM, Layout(3), 0.5, knots, Answer(3))
+    denoiser.measure(clean)
+    assert torch.equal(*measured, clean)
+    x_t, t = 2 * normal(3, 3, seed=7), torch.tensor([0.3, 1.0, 4.0]).double()
+    known = torch.zeros(3, 3).bool()
+    known[0, 1] = True
+    estimate = denoiser(x_t, t, known)
+    for row, sigma in enumerate(t):
+        covariance, mean = torch.cov(clean.T), clean.mean(0)
+        gain = covariance @ torch.linalg.inv(covariance + sigma**2 * torch.eye(3).double())
+        linear = mean + gain @ (x_t[row] - mean)
+        expected = torch.where(known[row], x_t[row], linear)
+        noisy, seen, time = (each[row] for each in asked[0])
+        torch.testing.assert_close(seen, expected, rtol=1e-10, atol=1e-10)  # a few roundings
+        scaled = torch.where(known[row], x_t[row], x_t[row] / (1 + sigma**2).sqrt())
+        torch.testing.assert_close(noisy, scaled, rtol=1e-10, atol=1e-10)
+        assert time == pytest.approx(250 * math.log(sigma))
+        hinges = (expected[:, None] - torch.tensor(knots).double()).clamp(min=0).flatten()
+        torch.testing.assert_close(silent.asked[0][0][row, -6:], hinges, rtol=1e-10, atol=1e-10)
+        # What the neighbourhoods say is rotated into the axes, where c_out makes it a part of the estimate.
+        variances, axes = denoiser.axes.variances, denoiser.axes.directions
+        outside = sigma * (variances / (variances + sigma**2)).sqrt()
+        said = axes @ (outside * (axes.T @ torch.tensor([1.0, -2, 3]).double()))
+        torch.testing.assert_close(
+            estimate[row], torch.where(known[row], x_t[row], linear + said), rtol=1e-9, atol=1e-9
+        )
+
+
 @pytest.mark.parametrize(
     'kind',
     [
@@ -369,8 +412,8 @@ def test_rows_never_meet(kind):
     if kind == 'noise':
         denoiser = NoisePredictor(PlainMLP(8, width=16, depth=2), DDPM, MIXED)
     else:
-        net = ResidualMLP(8, width=16, depth=2, time_width=8, num_flags=flags)
-        denoiser = PreconditionedDenoiser(net, EDM, MIXED, known_share=flags / 10)
+        net = ResidualMLP(8, width=16, depth=2, time_width=8, num_extra=flags + 6)
+        denoiser = PreconditionedDenoiser(net, EDM, MIXED, flags / 10, (-1.0, 0.5), NeighbourhoodMLPs(3))
     with torch.no_grad():
         for parameter in denoiser.parameters():  # zero layers would hide what they read
             parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator(len(parameter))))
@@ -421,7 +464,7 @@ def test_residual_network_starts_as_zero_and_each_block_as_the_identity():
 def test_residual_network_takes_its_flags_after_the_row():
     """With identity blocks the input layer is all there is: a flag adds its own column of weights."""
     torch.manual_seed(0)
-    net = ResidualMLP(3, width=8, depth=2, time_width=4, num_flags=2).double()
+    net = ResidualMLP(3, width=8, depth=2, time_width=4, num_extra=2).double()
     nn.init.normal_(net.output.weight)
     rows, flags = normal(5, 3), torch.tensor([[0.0, 0], [1, 0], [0, 1], [1, 1], [0, 0]]).double()
     h = torch.cat([rows, flags], dim=1) @ net.input.weight.T + net.input.bias

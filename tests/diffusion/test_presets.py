@@ -78,11 +78,20 @@ def test_default_recipe():
     assert preset.scaling == 'quantile'
     assert isinstance(denoiser, PreconditionedDenoiser)
     assert isinstance(denoiser.backbone, ResidualMLP)
-    assert sizes(denoiser.backbone.input)[0] == 6 + 2  # the row; flags and values of known numbers
+    assert sizes(denoiser.backbone.input)[0] == 6 + 2 + 5  # the row; flags and values of known numbers; hinges
     assert sizes(denoiser.backbone.output)[1] == 6
     assert denoiser.conditional
     assert isinstance(preset.sampler, MultistepSampler)
     assert preset.plan == TrainingPlan(max_steps=5_000)
+
+
+@pytest.mark.parametrize(('numbers', 'hinges', 'networks'), [(0, 0, 0), (1, 5, 0), (128, 640, 0), (129, 0, 129)])
+def test_hinges_of_few_columns_or_neighbourhoods_of_many(numbers, hinges, networks):
+    denoiser = default_preset().denoiser(Layout(numbers, MIXED.frequencies))
+    assert sizes(denoiser.backbone.input)[0] == numbers + 5 + 2 * numbers + hinges
+    assert (0 if denoiser.neighbourhoods is None else len(denoiser.neighbourhoods.near)) == networks
+    rows = torch.cat([torch.zeros(4, numbers), MIXED.one_hot(torch.zeros(4, 2).long())], dim=1).double()
+    assert denoiser(rows, torch.ones(4).double()).isfinite().all()
 
 
 @pytest.mark.parametrize('name', PRESETS)
