@@ -77,8 +77,9 @@ def errors(fitted, cases):
     return np.max(found, axis=0)
 
 
-# Errors seen are those of seed 0 and, with twice as many steps, of five seeds. A category of which 2 % are expected and 4 % drawn moves a covariance by 0.2, as
-# the components lie up to five deviations apart: covariances are the hardest to get right.
+# Errors seen are those of seed 0 and, with twice as many steps, of five seeds. A category of which 2 % are expected and
+# 4 % drawn moves a covariance by 0.2, as the components lie up to five deviations apart: covariances are the hardest to
+# get right.
 
 
 def test_given_the_category(fitted):
