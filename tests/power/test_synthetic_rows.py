@@ -1,0 +1,73 @@
+"""A synthesizer of operating points, from scenarios with outages to rows that pandapower solves again."""
+
+import numpy as np
+import pytest
+from sdv.sampling import Condition
+
+from cases import case
+from mixed_table import make_synthesizer
+from sdv_constrained_diffusion.constraints.feasibility import violations
+from sdv_constrained_diffusion.power import scenarios
+from sdv_constrained_diffusion.power.constraints import PowerFlow
+from sdv_constrained_diffusion.power.limits import OperatingLimits
+from sdv_constrained_diffusion.power.tables import APART
+from sdv_constrained_diffusion.power.topologies import ByTopology
+from sdv_constrained_diffusion.power.validation import verify_with_runpp
+from sdv_version import fit, metadata_of, sample, sample_from_conditions, sample_remaining_columns
+
+NAME = 'case24_ieee_rts'
+TOPOLOGIES = ('base', 'line_5', 'line_20')
+
+
+@pytest.fixture(scope='module')
+def table():
+    outages = scenarios.Outages(share=0.5, branches=TOPOLOGIES[1:])
+    return scenarios.generate(case(NAME), num_rows=150, seed=0, quantities=APART, outages=outages, progress=False).table
+
+
+@pytest.fixture(scope='module')
+def fitted(table):
+    """A few epochs: whatever the network has learned, the rows must be right."""
+    net = case(NAME)
+    laws = [law.from_pandapower(net, table=table) for law in (PowerFlow, OperatingLimits)]
+    metadata = metadata_of(
+        table, {name: {'sdtype': 'categorical' if name == 'topology' else 'numerical'} for name in table}
+    )
+    constraints = [ByTopology(law, TOPOLOGIES) for law in laws]
+    return fit(make_synthesizer(table, metadata, constraints, epochs=60), table)
+
+
+def check(fitted, rows):
+    """Rows obey both laws; pandapower, given each row's set-points and outage, finds the same operating point."""
+    report = fitted.constraint_report(rows)
+    assert (report['max'] <= report['tolerance']).all(), report
+    verdict = verify_with_runpp(case(NAME), rows, num_rows=None)
+    assert verdict['converged'].all()
+    # Rows may miss the balance by 1e-6 MW at each of 24 buses, of 100 MVA; voltages follow with factors of about one.
+    assert verdict['error_p_mw'].max() < 1e-4
+    assert verdict['error_vm_pu'].max() < 1e-6
+    assert verdict['error_va_degree'].max() < 1e-4
+
+
+def test_rows_of_several_topologies(fitted, table):
+    assert set(table['topology']) == set(TOPOLOGIES)
+    rows = sample(fitted, 60)
+    assert set(rows['topology']) == set(TOPOLOGIES)
+    check(fitted, rows)
+
+
+def test_rows_of_a_topology_that_is_asked_for(fitted):
+    rows = sample_from_conditions(fitted, [Condition({'topology': 'line_20'}, num_rows=20)])
+    assert (rows['topology'] == 'line_20').all()
+    check(fitted, rows)
+
+
+def test_dispatch_for_the_demand_of_rows_that_were_not_shown(fitted):
+    new = scenarios.generate(case(NAME), num_rows=20, seed=1, low=0.9, high=1.1, quantities=APART, progress=False).table
+    demand = new[[name for name in new if name.startswith(('pd_', 'qd_'))]].assign(topology='base')
+    rows = sample_remaining_columns(fitted, demand)
+    assert len(rows) == 20
+    np.testing.assert_array_equal(rows[demand.columns].to_numpy(), demand.to_numpy())
+    check(fitted, rows)
+    mismatch_mva = violations([PowerFlow.from_pandapower(case(NAME), table=rows)], rows)[1]
+    assert mismatch_mva.max() <= 1e-8 * case(NAME).sn_mva
