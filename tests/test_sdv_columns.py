@@ -102,11 +102,12 @@ def test_nothing_is_missing_where_the_data_miss_nothing(rows, column):
     assert rows[column].notna().all()
 
 
-def test_values_that_are_missing_together_in_the_data_are_missing_together(rows, table):
+def test_values_that_are_missing_together_in_the_data_are_missing_together(table):
     assert (table['height'].isna() == table['width'].isna()).all()
-    # Independent holes would agree in 0.3^2 + 0.7^2 = 58 % of the rows; a network trained for seconds errs in some:
-    # 88 to 91 % agree over four seeds, 93 to 95 % after twice as many epochs.
-    assert (rows['height'].isna() == rows['width'].isna()).mean() >= 0.85
+    # Independent holes would agree in 0.3^2 + 0.7^2 = 58 % of the rows; a network trained for seconds errs in some.
+    # After 60 epochs 93 to 95 % agree over four seeds, after the other tests' 30 only 88 to 92 %.
+    rows = sample(fit(make_synthesizer(table, epochs=60), table), NUM_ROWS)
+    assert (rows['height'].isna() == rows['width'].isna()).mean() >= 0.9
 
 
 def test_values_that_are_never_missing_together_in_the_data_are_never_missing_together():

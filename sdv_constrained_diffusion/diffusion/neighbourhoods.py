@@ -5,6 +5,7 @@ a limit is met, is lost in a layer that mixes all: with a few thousand rows the 
 it finds the relation. A network that sees little but the two finds it soon.
 """
 
+import itertools
 import math
 
 import torch
@@ -87,9 +88,9 @@ def nearest(numbers: Numbers, count: int) -> Int[Tensor, 'number neighbour']:
     numbers = numbers[:: math.ceil(len(numbers) / MOST_ROWS)]
     score = _standard(numbers).clamp(-_LARGEST_SCORE, _LARGEST_SCORE)
     terms = [score, score**2 - 1, score**3 - 3 * score, score**4 - 6 * score**2 + 3]
-    terms = [_standard(each) for each in terms]
-    dependence = sum((one.T @ other / len(numbers)).square() for one in terms for other in terms)
-    assert isinstance(dependence, Tensor)
+    dependence = numbers.new_zeros(numbers.shape[1], numbers.shape[1])
+    for one, other in itertools.product(map(_standard, terms), repeat=2):
+        dependence += (one.T @ other / len(numbers)).square()
     return dependence.fill_diagonal_(math.inf).topk(count, dim=1).indices
 
 
