@@ -18,9 +18,11 @@ from sdv_constrained_diffusion.errors import ConstraintError, DataError
 from sdv_constrained_diffusion.frames import in_nanoseconds, read_moments
 from sdv_constrained_diffusion.guidance.record import FinishingRecord
 
-CANDIDATES_FOR_ONE = 64
+CANDIDATES_FOR_ONE = (8, 56)
+"""Candidates drawn for fixed values before they are called impossible; the others only if the first are in vain."""
+
 MOST_SUSPECTS = 4
-"""Rows of fixed values for which `CANDIDATES_FOR_ONE` are drawn before they are called impossible."""
+"""Rows of fixed values of which one call finds out whether they are impossible."""
 
 
 class ConditionalSynthesizer(ConstrainedSynthesizer, abc.ABC):
@@ -93,14 +95,16 @@ class ConditionalSynthesizer(ConstrainedSynthesizer, abc.ABC):
         record = self._enforcement.record
         for index in given.index[:MOST_SUSPECTS]:
             self._enforcement.record = FinishingRecord()
-            asked = given.loc[[index] * CANDIDATES_FOR_ONE].reset_index(drop=True)
-            completed = self._draw_given(asked)
+            possible = any(
+                len(self._draw_given(given.loc[[index] * number].reset_index(drop=True)))
+                for number in CANDIDATES_FOR_ONE
+            )
             missed, self._enforcement.record = self._enforcement.record.nearest_miss, record
-            if completed.empty and missed:
+            if missed and not possible:
                 raise ConstraintError(
                     # SDV's error handling leaves errors alone that begin so.
                     f'Unable to sample any rows for the given conditions: with those of row {index}, of '
-                    f'{CANDIDATES_FOR_ONE} candidates the nearest misses {missed}. Change the values, leave a column '
+                    f'{sum(CANDIDATES_FOR_ONE)} candidates the nearest misses {missed}. Change the values, leave a column '
                     f'open, or remove the constraint.{self._enforcement.beyond_training(given.loc[index])}'
                 )
 

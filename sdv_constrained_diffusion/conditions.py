@@ -19,6 +19,9 @@ ONE_MOMENT = pd.Timedelta(milliseconds=1)
 CANDIDATES = 1024
 """Candidates drawn at once where rows have to be matched."""
 
+CANDIDATES_AGAIN = 64
+"""Candidates drawn at once for the rows that the first draw could not complete, when they are imposed."""
+
 PATIENCE = 2
 """Tries after which values are suspected that no row can complete."""
 
@@ -60,7 +63,8 @@ def complete(
     for number in range(max_tries):
         if number == PATIENCE:
             stuck(given.iloc[pending])
-        accepted = serve(given.iloc[pending], matched, draw, constraints)
+        candidates = CANDIDATES if matched else CANDIDATES_AGAIN if number else 1
+        accepted = serve(given.iloc[pending], matched, draw, constraints, candidates)
         completed.append(accepted)
         found(len(accepted))
         pending = np.setdiff1d(pending, accepted.index)
@@ -87,9 +91,11 @@ def rewritten(given: pd.DataFrame, constraints: Sequence[Any]) -> pd.DataFrame:
     return given
 
 
-def _serve_each(given: pd.DataFrame, matched: Collection[str], draw: Draw, constraints: Sequence[Any]) -> pd.DataFrame:
-    """Draws candidates for each row of its own; completed rows by the index of `given`."""
-    copies = max(CANDIDATES // len(given), 1) if matched else 1
+def _serve_each(
+    given: pd.DataFrame, matched: Collection[str], draw: Draw, constraints: Sequence[Any], num_candidates: int
+) -> pd.DataFrame:
+    """Draws candidates for each row of its own, one at least; completed rows by the index of `given`."""
+    copies = max(num_candidates // len(given), 1)
     asked = given.iloc[np.tile(np.arange(len(given)), copies)]
     candidates = draw(asked.reset_index(drop=True))
     candidates.index = asked.index[candidates.index]
@@ -98,13 +104,13 @@ def _serve_each(given: pd.DataFrame, matched: Collection[str], draw: Draw, const
 
 
 def _serve_from_all(
-    given: pd.DataFrame, matched: Collection[str], draw: Draw, constraints: Sequence[Any]
+    given: pd.DataFrame, matched: Collection[str], draw: Draw, constraints: Sequence[Any], num_candidates: int
 ) -> pd.DataFrame:
     """Draws candidates of which each may serve every row; completed rows by the index of `given`."""
     served = []
-    for start in range(0, len(given), CANDIDATES):
-        candidates = draw(pd.DataFrame(index=range(CANDIDATES))).reset_index(drop=True)
-        served += _allot(candidates, given.iloc[start : start + CANDIDATES], matched, constraints)
+    for start in range(0, len(given), num_candidates):
+        candidates = draw(pd.DataFrame(index=range(num_candidates))).reset_index(drop=True)
+        served += _allot(candidates, given.iloc[start : start + num_candidates], matched, constraints)
     return pd.concat(served) if served else given.iloc[:0]
 
 

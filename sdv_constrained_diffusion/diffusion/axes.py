@@ -11,13 +11,19 @@ same in all columns.
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from sdv_constrained_diffusion._types import Numbers
+from sdv_constrained_diffusion._types import Numbers, PerRow
 
 SMALLEST = 1e-8
 """Variances below this are taken for it, so that what the network sees stays finite; columns have about 1."""
+
+KNOWN_NOISE = 0.01
+"""Deviation of the noise that a known number is taken to have, at most and at most a tenth of the others' noise.
+
+Known numbers may determine each other; a regression on all of them would have no single solution.
+"""
 
 
 class Scales(NamedTuple):
@@ -71,6 +77,32 @@ class PrincipalAxes(nn.Module):
             sigma: deviation of the noise, shape ().
         """
         return self.back(z * (self.variances.to(z) + sigma**2).sqrt())
+
+    def regressed(self, x0_hat: Numbers, clean: Numbers, known: Bool[Tensor, 'row number'], sigma: PerRow) -> Numbers:
+        r"""Estimates that heed what is known: their error in known numbers K corrects the others by linear regression.
+
+        `\hat x_0 + C_{\cdot K} (C_{KK} + r^2 I)^{-1} (x_K - \hat x_{0,K})`, where `C = \Sigma - \Sigma (\Sigma +
+        \sigma^2 I)^{-1} \Sigma` is the covariance of the best linear estimate's error. Of that estimate it makes the
+        exact conditional mean of normal numbers, whatever stood in place of the known ones; an estimate that is right
+        in K stays as it is.
+
+        Args:
+            x0_hat: estimates of the clean numbers.
+            clean: the known numbers; others are not read.
+            known: which numbers are known.
+            sigma: deviation of each row's noise.
+        """
+        out = x0_hat
+        variances, directions, out = self.variances.to(x0_hat), self.directions.to(x0_hat), x0_hat
+        for pattern in torch.cat([known, sigma[:, None]], dim=1).unique(dim=0):  # one only in a sampler's step
+            K, noise = pattern[:-1].bool(), pattern[-1]
+            left = variances * noise**2 / (variances + noise**2)
+            covariance = (directions * left) @ directions[K].T
+            inner = covariance[K] + torch.eye(int(K.sum())).to(covariance) * (0.1 * noise).clamp(max=KNOWN_NOISE) ** 2
+            weights = torch.linalg.solve(inner, (clean - x0_hat)[:, K].T)
+            alike = (known == K).all(1) & (sigma == noise)
+            out = torch.where(alike[:, None], x0_hat + (covariance @ weights).T, out)
+        return out
 
     def scales(self, sigma: Float[Tensor, 'row 1']) -> Scales:
         r"""Coefficients of Karras et al. (2022, table 1), axis by axis.

@@ -118,8 +118,9 @@ class PreconditionedDenoiser(Denoiser):
 
     What bends in one column is hard to see in coordinates that mix them all. So the backbone can be given hinges of a
     linear estimate of each number, `\max(\hat x_i - \kappa, 0)`, or beside it `neighbourhoods` see a few columns each;
-    what they say is rotated into the axes and added to F. The estimate is the best linear one of the noisy numbers;
-    what is known stands in it as it is, the rest does not yet heed it.
+    what they say is rotated into the axes and added to F. The estimate is the best linear one of the noisy numbers, in
+    which what is known stands as it is. Its relation to the rest is the network's to learn; where it has not, the error
+    it makes in the known numbers says how to correct the others (`PrincipalAxes.regressed`).
 
     Attributes:
         axes: the frame; set it by `measure` before training.
@@ -211,7 +212,8 @@ class PreconditionedDenoiser(Denoiser):
             F = F * self._gain(t).to(F)
         x0_hat = self.axes.back(scales.skip * along + scales.outside * F).to(x_t)
         if known_numbers is not None:
-            x0_hat = torch.where(known_numbers, self.layout.numbers(x_t), x0_hat)
+            clean, sigma = self.layout.numbers(x_t), self.schedule.noise(t).sigma
+            x0_hat = torch.where(known_numbers, clean, self.axes.regressed(x0_hat, clean, known_numbers, sigma))
         return torch.cat([x0_hat, self.masking.probabilities(logits.to(x_t), x_t)], dim=1)
 
     def loss(self, x_0: Rows, generator: torch.Generator) -> PerRow:

@@ -21,6 +21,9 @@ NUM_SEEN = 8
 MOST_ROWS = 4096
 """Rows, evenly spaced in the table, by which neighbours are chosen."""
 
+TOGETHER = 56
+"""Networks that run at once: what they hold for a block of rows fits a processor's cache."""
+
 _LARGEST_SCORE = 4.0
 _TIME_WIDTH = 64
 _TIME_FEATURES = 4
@@ -68,10 +71,15 @@ class NeighbourhoodMLPs(nn.Module):
             t: times as the backbone takes them.
         """
         # Numbers first, rows last: one batched product of matrices.
-        seen = torch.stack([noisy.T, estimate.T], dim=1)[self.near].flatten(1, 2)
-        inputs = torch.cat([seen, self.time(t).T.expand(len(seen), -1, -1)], dim=1)
-        hidden = nn.functional.silu(self.pace * torch.baddbmm(self.shift, self.first, inputs))
-        return self.pace * (hidden * self.second).sum(1).T
+        both, time = torch.stack([noisy.T, estimate.T], dim=1), self.time(t).T
+        said = []
+        for start in range(0, max(len(both), 1), TOGETHER):
+            some = slice(start, start + TOGETHER)
+            seen = both[self.near[some]].flatten(1, 2)
+            inputs = torch.cat([seen, time.expand(len(seen), -1, -1)], dim=1)
+            hidden = nn.functional.silu(self.pace * torch.baddbmm(self.shift[some], self.first[some], inputs))
+            said.append(self.pace * (hidden * self.second[some]).sum(1))
+        return torch.cat(said).T
 
 
 def nearest(numbers: Numbers, count: int) -> Int[Tensor, 'number neighbour']:

@@ -25,6 +25,12 @@ BLOCK = 1024
 MOST_ENTRIES = 2**20
 """Equations times columns up to which rows have factorisations of their own."""
 
+PATIENCE = 8
+"""Steps with a row's own Jacobian after which it is given up if its residual has not shrunk to `SHRINKS`: as many as it
+may take to find the damping."""
+
+SHRINKS = 0.8
+
 LEAST_SHARE = 0.02
 """Least measure of a column, in standard deviations: what model space calls flat must be able to move where nothing
 else helps."""
@@ -145,12 +151,13 @@ def _chord_steps(
 def _newton_steps(chord: Chord, values: Table, fixed: ColumnMask, measure: Table | None, num_steps: int) -> Table:
     r"""Levenberg-Marquardt per row: `u <- u - J^T (J J^T + \mu I)^{-1} h`, mu tenfold up or down (Marquardt 1963).
 
-    Rows that are done are left alone.
+    Rows that are done are left alone, and so are rows that crawl: see `PATIENCE`.
     """
     system, result = chord.system, values.clone()
     own = torch.ones_like(values) if measure is None else measure
     pending, current, damping = torch.arange(len(values)), values, values.new_full((len(values),), 1e-6)
     deviation = chord.deviation(values)
+    reached, patience = values.new_full((len(values),), torch.inf), torch.full((len(values),), PATIENCE)
     # Whole sizes, so that every row's matrices lie in memory alike, and round alike.
     high, wide = -len(system.equations) % SIZE, -values.shape[1] % SIZE
     identity = torch.eye(len(system.equations) + high, dtype=values.dtype)
@@ -160,13 +167,16 @@ def _newton_steps(chord: Chord, values: Table, fixed: ColumnMask, measure: Table
         dead = (jacobian == 0).all(2) & ~system.idle(deviation)
         asked = deviation.masked_fill(dead, 0)
         size = asked.norm(dim=1)
-        going = ~((asked.abs() * chord.equation_scale / system.tolerance).amax(1) <= MARGIN)
+        shrinks = size < SHRINKS * reached
+        reached, patience = torch.where(shrinks, size, reached), torch.where(shrinks, PATIENCE, patience - 1)
+        going = ~((asked.abs() * chord.equation_scale / system.tolerance).amax(1) <= MARGIN) & (patience > 0)
         if not going.any():
             break
         if not going.all():
             pending, current, fixed, own = pending[going], current[going], fixed[going], own[going]
             jacobian, dead, asked, size = jacobian[going], dead[going], asked[going], size[going]
             deviation, damping = deviation[going], damping[going]
+            reached, patience = reached[going], patience[going]
         jacobian = torch.nn.functional.pad(jacobian, (0, wide, 0, high))
         right = torch.nn.functional.pad(asked, (0, high))[:, :, None]
         normal = jacobian @ jacobian.mT + damping[:, None, None] * identity

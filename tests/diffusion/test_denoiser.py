@@ -11,6 +11,7 @@ from scipy import stats
 from torch import nn
 
 from sdv_constrained_diffusion._layout import Layout
+from sdv_constrained_diffusion.diffusion.axes import KNOWN_NOISE, PrincipalAxes
 from sdv_constrained_diffusion.diffusion.backbone import PlainMLP, ResidualMLP, SinusoidalEmbedding
 from sdv_constrained_diffusion.diffusion.denoiser import NoisePredictor, PreconditionedDenoiser
 from sdv_constrained_diffusion.diffusion.neighbourhoods import NeighbourhoodMLPs
@@ -359,9 +360,48 @@ def test_hinges_and_neighbourhoods_see_the_best_linear_estimate_of_each_column()
         variances, axes = denoiser.axes.variances, denoiser.axes.directions
         outside = sigma * (variances / (variances + sigma**2)).sqrt()
         said = axes @ (outside * (axes.T @ torch.tensor([1.0, -2, 3]).double()))
-        torch.testing.assert_close(
-            estimate[row], torch.where(known[row], x_t[row], linear + said), rtol=1e-9, atol=1e-9
-        )
+        said = denoiser.axes.regressed((linear + said)[None], x_t[row, None], known[row, None], t[row, None])[0]
+        torch.testing.assert_close(estimate[row], torch.where(known[row], x_t[row], said), rtol=1e-9, atol=1e-9)
+
+
+@given(st.floats(0.002, 20), st.integers(0, 100), st.integers(2, 6), st.data())
+def test_without_a_network_known_numbers_give_the_conditional_mean_of_normal_ones(sigma, seed, columns, data):
+    r"""`m + S (S + \sigma^2 I)^{-1} (y_U - m)` with `m`, `S` the mean and covariance of the others given `x_K`."""
+    known = torch.tensor(data.draw(st.lists(st.booleans(), min_size=columns, max_size=columns)))
+    clean = correlated(300, columns, seed)
+    silent = Formula(lambda inputs, _: torch.zeros(len(inputs), columns).double())
+    denoiser = PreconditionedDenoiser(silent, EDM, Layout(columns), known_share=0.5)
+    denoiser.measure(clean)
+    x_t = normal(4, columns, seed=seed)
+    estimate = denoiser(x_t, torch.full((4,), sigma).double(), known.expand(4, -1))
+    covariance, mean, U = torch.cov(clean.T), clean.mean(0), ~known
+    weights = torch.linalg.solve(covariance[known][:, known], covariance[known][:, U]).T
+    m = mean[U] + (x_t[:, known] - mean[known]) @ weights.T
+    S = covariance[U][:, U] - weights @ covariance[known][:, U]
+    gain = S @ torch.linalg.inv(S + sigma**2 * torch.eye(int(U.sum())).double())
+    assert torch.equal(estimate[:, known], x_t[:, known])
+    # Known numbers count as noisy by 0.01, which moves an estimate by the square of that over their own variance.
+    smallest = torch.linalg.eigvalsh(covariance)[0]
+    torch.testing.assert_close(
+        estimate[:, U], m + (x_t[:, U] - m) @ gain.T, rtol=0, atol=float(30 * KNOWN_NOISE**2 / smallest)
+    )
+
+
+def test_rows_of_which_different_numbers_are_known_are_corrected_each_by_its_own():
+    axes = PrincipalAxes(4)
+    axes.measure(correlated(300, 4))
+    x0_hat, clean, sigma = normal(6, 4), normal(6, 4, seed=1), torch.tensor([1.0, 1, 0.1, 2, 1, 2]).double()
+    known = torch.rand(6, 4, generator=generator()) < 0.5
+    known[0], known[1] = True, False
+    together = axes.regressed(x0_hat, clean, known, sigma)
+    for row in range(6):
+        each = slice(row, row + 1)
+        alone = axes.regressed(x0_hat[each], clean[each], known[each], sigma[each])
+        torch.testing.assert_close(together[each], alone, rtol=1e-12, atol=1e-12)
+    assert torch.equal(together[1], x0_hat[1])
+    # An estimate that is right where it can be checked stays.
+    right = torch.where(known, clean, x0_hat)
+    assert torch.equal(axes.regressed(right, clean, known, sigma), right)
 
 
 @pytest.mark.parametrize(

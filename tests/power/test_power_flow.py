@@ -248,6 +248,15 @@ def noisy_rows(constraint, table, rows=6):
     return TableView(table.names, table.values + noise * scale, constraint.name)
 
 
+def assert_admittances_are_pandapowers(net, grid):
+    """Its own matrices: no node of these cases is eliminated, so that not a bit differs."""
+    internal, inner = net._ppc['internal'], net._pd2ppc_lookups['bus'][list(grid.buses)]
+    assert np.array_equal(grid.y_bus[np.ix_(grid.node, grid.node)], internal['Ybus'].toarray()[np.ix_(inner, inner)])
+    for side, end in enumerate(('Yf', 'Yt')):
+        ours = grid.y_ends[grid.end_side == side].toarray()[:, grid.node]
+        assert np.array_equal(ours, internal[end].toarray()[:, inner])
+
+
 @pytest.mark.parametrize('name', CASES)
 def test_solved_cases_obey_the_equations(name):
     net = solve(case(name), who='test', tolerance_mva=1e-9)
@@ -267,12 +276,7 @@ def test_solved_cases_obey_the_equations(name):
     whole = PowerFlow(grid, table=row)
     assert list(row.columns) == grid.columns(EVERYTHING)
     assert whole.residual(table_of(whole, row)).abs().max() < 1e-6
-    # pandapower's own matrices: no node of these cases is eliminated, so that not a bit differs.
-    internal, inner = net._ppc['internal'], net._pd2ppc_lookups['bus'][list(grid.buses)]
-    assert np.array_equal(grid.y_bus[np.ix_(grid.node, grid.node)], internal['Ybus'].toarray()[np.ix_(inner, inner)])
-    for side, end in enumerate(('Yf', 'Yt')):
-        ours = grid.y_ends[grid.end_side == side].toarray()[:, grid.node]
-        assert np.array_equal(ours, internal[end].toarray()[:, inner])
+    assert_admittances_are_pandapowers(net, grid)
 
 
 @functools.cache
@@ -758,6 +762,7 @@ def test_a_large_grid_is_pickled_written_and_read_in_single_precision():
 def test_a_network_of_1354_buses_is_projected():
     net = solve(case('case1354pegase'), who='test')
     grid, row = Grid.from_pandapower(net), result_row(net)
+    assert_admittances_are_pandapowers(net, grid)
     constraint = PowerFlow(grid)
     assert constraint.residual(table_of(constraint, row)).abs().max() / grid.sn_mva < 1e-6
     # Rows around the solution, for want of twenty power flows: only their spread is used.

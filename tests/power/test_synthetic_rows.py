@@ -10,7 +10,7 @@ from sdv_constrained_diffusion.constraints.feasibility import violations
 from sdv_constrained_diffusion.power import scenarios
 from sdv_constrained_diffusion.power.constraints import PowerFlow
 from sdv_constrained_diffusion.power.limits import OperatingLimits
-from sdv_constrained_diffusion.power.tables import APART
+from sdv_constrained_diffusion.power.tables import APART, FLOWS
 from sdv_constrained_diffusion.power.topologies import ByTopology
 from sdv_constrained_diffusion.power.validation import verify_with_runpp
 from sdv_version import fit, metadata_of, sample, sample_from_conditions, sample_remaining_columns
@@ -71,3 +71,24 @@ def test_dispatch_for_the_demand_of_rows_that_were_not_shown(fitted):
     check(fitted, rows)
     mismatch_mva = violations([PowerFlow.from_pandapower(case(NAME), table=rows)], rows)[1]
     assert mismatch_mva.max() <= 1e-8 * case(NAME).sn_mva
+
+
+def test_flows_of_branches_are_columns_like_others():
+    """Voltages and what enters the branches, loadings kept below their limits; injections are no columns at all."""
+    net, quantities = case('case5'), ('vm_pu', 'va_degree', *FLOWS)
+    table = scenarios.generate(net, num_rows=100, seed=0, quantities=quantities, progress=False).table
+    laws = [law.from_pandapower(net, table=table) for law in (PowerFlow, OperatingLimits)]
+    metadata = metadata_of(table, {name: {'sdtype': 'numerical'} for name in table})
+    fitted = fit(make_synthesizer(table, metadata, laws, epochs=20), table)
+    rows = sample(fitted, 50)
+    report = fitted.constraint_report(rows)
+    assert (report['max'] <= report['tolerance']).all(), report
+    for branch, ends in (('line_0', ('from', 'to')), ('line_3', ('from', 'to'))):
+        number = int(branch.split('_')[1])
+        apparent = [np.hypot(rows[f'p_{end}_mw_{branch}'], rows[f'q_{end}_mvar_{branch}']) for end in ends]
+        magnitude = [rows[f'vm_pu_{net.line.loc[number, f"{end}_bus"]}'] for end in ends]
+        kilovolt = [net.bus.loc[net.line.loc[number, f'{end}_bus'], 'vn_kv'] for end in ends]
+        current = [s / (3**0.5 * vm * kv) for s, vm, kv in zip(apparent, magnitude, kilovolt, strict=True)]
+        loading = 100 * np.maximum(*current) / net.line.loc[number, 'max_i_ka']
+        # The loading is met to 1e-6 of a percent, the flows to 1e-6 MW of a few hundred.
+        np.testing.assert_allclose(rows[f'loading_percent_{branch}'], loading, atol=1e-4)
