@@ -40,8 +40,8 @@ def judge(tables: Comparison, task: Task, seed: int) -> Iterator[Figures]:
         task: what is predicted.
         seed: of the classifiers.
     """
-    yield _sdmetrics_errors(tables)
-    yield _all_pairs_error(tables)
+    yield sdmetrics_errors(tables)
+    yield all_pairs_error(tables)
     yield _missing_error(tables)
     yield _real_or_synthetic(tables, seed)
     yield {'efficacy_auc': efficacy(tables.synthetic, tables.reference, tables.modelled, task, seed)}
@@ -51,13 +51,13 @@ def percent_error(score: float) -> float:
     return 100 * (1 - score)
 
 
-def _sdmetrics_errors(tables: Comparison) -> Figures:
+def sdmetrics_errors(tables: Comparison) -> Figures:
     """Column Shapes and Column Pair Trends as SDMetrics' QualityReport gives them, with its thresholds and without.
 
     Column Shapes is the mean over the columns of KSComplement or TVComplement; both look at known values only.
     With its thresholds, Column Pair Trends averages over pairs with a correlation above 0.5 or an association above 0.3
     in the real table only. Without, it averages over all pairs, but bins the numbers of mixed pairs for the real and
-    the synthetic table separately, each over its own range; `_all_pairs_error` gives both the same bins.
+    the synthetic table separately, each over its own range; `all_pairs_error` gives both the same bins.
     """
     with_thresholds, without = QualityReport(), QualityReport()
     without.real_correlation_threshold = without.real_association_threshold = 0
@@ -75,7 +75,7 @@ def _sdmetrics_errors(tables: Comparison) -> Figures:
     }
 
 
-def _all_pairs_error(tables: Comparison) -> Figures:
+def all_pairs_error(tables: Comparison) -> Figures:
     """Column Pair Trends over all pairs of columns, each pair of equal weight.
 
     Two numeric columns (datetimes are numbers): CorrelationSimilarity, Pearson, on the rows where both are known. Two

@@ -104,8 +104,8 @@ class ConditionalSynthesizer(ConstrainedSynthesizer, abc.ABC):
                 raise ConstraintError(
                     # SDV's error handling leaves errors alone that begin so.
                     f'Unable to sample any rows for the given conditions: with those of row {index}, of '
-                    f'{sum(CANDIDATES_FOR_ONE)} candidates the nearest misses {missed}. Change the values, leave a column '
-                    f'open, or remove the constraint.{self._enforcement.beyond_training(given.loc[index])}'
+                    f'{sum(CANDIDATES_FOR_ONE)} candidates the nearest misses {missed}. Change the values, leave a '
+                    f'column open, or remove the constraint.{self._enforcement.beyond_training(given.loc[index])}'
                 )
 
     def _known(self, given: pd.DataFrame) -> pd.DataFrame:

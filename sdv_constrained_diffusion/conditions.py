@@ -95,7 +95,7 @@ def _serve_each(
     given: pd.DataFrame, matched: Collection[str], draw: Draw, constraints: Sequence[Any], num_candidates: int
 ) -> pd.DataFrame:
     """Draws candidates for each row of its own, one at least; completed rows by the index of `given`."""
-    copies = max(num_candidates // len(given), 1)
+    copies = max(num_candidates // max(len(given), 1), 1)
     asked = given.iloc[np.tile(np.arange(len(given)), copies)]
     candidates = draw(asked.reset_index(drop=True))
     candidates.index = asked.index[candidates.index]

@@ -86,8 +86,10 @@ MOST_HINGED = 128
 
 def _default_denoiser(layout: Layout) -> Denoiser:
     wide = layout.num_numbers > MOST_HINGED
-    knots = () if wide else KNOTS
-    backbone = ResidualMLP(layout.num_features, width=256, depth=4, num_extra=(2 + len(knots)) * layout.num_numbers)
+    # Beside neighbourhoods a wide network has less to find, and learns rows by heart sooner.
+    knots, width, depth = ((), 128, 2) if wide else (KNOTS, 256, 4)
+    num_extra = (2 + len(knots)) * layout.num_numbers
+    backbone = ResidualMLP(layout.num_features, width=width, depth=depth, num_extra=num_extra)
     return PreconditionedDenoiser(
         _knowing_frequencies(backbone, layout),
         EDMSchedule(),

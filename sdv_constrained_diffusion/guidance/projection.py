@@ -25,7 +25,7 @@ BLOCK = 1024
 MOST_ENTRIES = 2**20
 """Equations times columns up to which rows have factorisations of their own."""
 
-PATIENCE = 8
+PATIENCE = 16
 """Steps with a row's own Jacobian after which it is given up if its residual has not shrunk to `SHRINKS`: as many as it
 may take to find the damping."""
 

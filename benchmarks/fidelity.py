@@ -1,0 +1,200 @@
+"""Closeness to the data at equal CPU time: ours, SDV's synthesizers and published tabular diffusion, task by task.
+
+    OMP_NUM_THREADS=1 python benchmarks/fidelity.py --tasks case5 multimodal --methods default tabddpm --budgets 60 120
+    OMP_NUM_THREADS=1 python benchmarks/fidelity.py --peers-python PATH   (an environment with synthyverse)
+
+Every method runs in a process of its own, on one thread, from the same training rows; its rows are judged here, by rows
+that neither it nor any choice has seen. One JSON line for each run, in `results/fidelity.jsonl`; `fidelity_page.py`
+makes the page in the docs of them. README.md explains the figures.
+"""
+
+import os
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+import argparse
+import json
+import pickle
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from contestant import METHODS
+from power import wasserstein
+from scipy.spatial import cKDTree
+from sdmetrics.single_column import KSComplement, TVComplement
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.metrics import r2_score
+from tasks import TASKS, Task
+
+from judge import all_pairs_error, efficacy, percent_error
+from real_tables import Task as Prediction
+from record import record
+from sdv_constrained_diffusion.report.classifier import (
+    DISCRETE,
+    auc_standard_error,
+    column_aucs,
+    real_or_synthetic_auc,
+)
+from sdv_constrained_diffusion.report.comparison import Comparison
+
+BUDGETS = (60, 120, 300, 600)
+BUDGETLESS = ('GaussianCopula',)
+PEERS = ('tabddpm', 'tabsyn', 'tabdiff', 'cdtd', 'tabcascade')
+"""Methods of `contestant.py` that live in an environment of their own."""
+
+MOST_MATCHED = 2500
+"""Rows that the exact Wasserstein distance matches; its cost is cubic."""
+
+PATIENCE = 4
+"""A method that takes this many times its budget, and ten minutes, is given up."""
+
+Figures = dict[str, object]
+
+
+def numbers_of(tables: dict[str, pd.DataFrame], sdtypes: dict[str, str]) -> dict[str, np.ndarray]:
+    """Tables as standardised numbers, and indicators over the square root of two: another level is a distance of one.
+
+    By the held-out rows' means, deviations and levels; a missing number is 0.
+    """
+    real = tables['held_out']
+    columns: dict[str, list[np.ndarray]] = {key: [] for key in tables}
+    for name, sdtype in sdtypes.items():
+        if sdtype in DISCRETE:
+            levels = real[name].astype(str).unique()
+            for key, table in tables.items():
+                columns[key].append((table[name].astype(str).to_numpy()[:, None] == levels) / 2**0.5)
+            continue
+        scale = real[name].std()
+        if scale > 1e-9 * np.abs(real[name]).max():
+            for key, table in tables.items():
+                standard = (pd.to_numeric(table[name], errors='coerce') - real[name].mean()) / scale
+                columns[key].append(standard.fillna(0).to_numpy(dtype='float64')[:, None])
+    return {key: np.hstack(each) for key, each in columns.items()}
+
+
+def whitened_auc(real: pd.DataFrame, synthetic: pd.DataFrame, sdtypes: dict[str, str], seed: int) -> float:
+    """The classifier's AUC on principal components of the numbers, each of unit variance: narrow directions count."""
+    names = [name for name, sdtype in sdtypes.items() if sdtype not in DISCRETE]
+    tables = [each[names].astype('float64').fillna(real[names].mean()) for each in (real, synthetic)]
+    centred = [((each - tables[0].mean()) / tables[0].std()).fillna(0).to_numpy() for each in tables]
+    _, size, axes = np.linalg.svd(centred[0], full_matrices=False)
+    kept = size > 1e-4 * size[0]
+    frames = [pd.DataFrame(each @ axes[kept].T / size[kept] * len(real) ** 0.5) for each in centred]
+    frames = [each.rename(columns=str) for each in frames]
+    return real_or_synthetic_auc(*frames, {name: {'sdtype': 'numerical'} for name in frames[0]}, seed)
+
+
+def usefulness(train: pd.DataFrame, task: Task, seed: int) -> float:
+    """What trees that learned the target from these rows are worth on real ones: AUC of a label, R^2 of a number."""
+    described = {name: {'sdtype': sdtype} for name, sdtype in task.sdtypes.items()}
+    if task.sdtypes[task.target] in DISCRETE:
+        positive = task.held_out[task.target].value_counts().index[-1]
+        return efficacy(train, task.held_out, described, Prediction(task.target, positive), seed)
+    features = [name for name in task.sdtypes if name != task.target]
+    trees = HistGradientBoostingRegressor(early_stopping=False, random_state=seed)
+    trees.fit(train[features], train[task.target])
+    return float(r2_score(task.held_out[task.target], trees.predict(task.held_out[features])))
+
+
+def judged(synthetic: pd.DataFrame, task: Task, seed: int) -> Figures:
+    """All measures of some rows, as many as there are to learn from."""
+    described = {name: {'sdtype': sdtype} for name, sdtype in task.sdtypes.items()}
+    real, names = task.held_out, list(task.sdtypes)
+    alone = column_aucs(real, synthetic, described, seed)
+    arrays = numbers_of({'synthetic': synthetic, 'train': task.train, 'held_out': real}, task.sdtypes)
+    random = np.random.default_rng(seed)
+    few = {key: random.permutation(each)[:MOST_MATCHED] for key, each in arrays.items()}
+    to_train, to_held_out = (cKDTree(arrays[key]).query(few['synthetic'])[0] for key in ('train', 'held_out'))
+    nearer = (to_train < to_held_out) + 0.5 * (to_train == to_held_out)
+    # Wherever a tie or a repetition is natural, held-out rows are copies of training rows, too.
+    copied = pd.Series(list(map(tuple, task.train[names].astype(str).to_numpy())))
+    figures: Figures = {
+        **quality_errors(Comparison(real, synthetic, task.train, {'columns': described})),
+        'c2st_auc': real_or_synthetic_auc(real, synthetic, described, seed),
+        'c2st_standard_error': auc_standard_error(len(real)),
+        'c2st_whitened_auc': whitened_auc(real, synthetic, task.sdtypes, seed),
+        'w1_ratio': wasserstein(few['synthetic'], few['held_out']) / wasserstein(few['train'], few['held_out']),
+        'usefulness': usefulness(synthetic, task, seed),
+        'dcr_share': float(nearer.mean()),
+        'copied_share': float(pd.Series(list(map(tuple, synthetic[names].astype(str).to_numpy()))).isin(copied).mean()),
+        'worst_columns_auc': dict(sorted(alone.items(), key=lambda each: -each[1])[:3]),
+    }
+    if task.log_density is not None:
+        of_rows = [task.log_density(each[names].to_numpy()) for each in (synthetic, real)]
+        figures['log_density_shift'] = float(of_rows[0].mean() - of_rows[1].mean())
+    return figures
+
+
+def quality_errors(tables: Comparison) -> Figures:
+    """100 minus SDMetrics' Column Shapes, and Column Pair Trends over all pairs, in percent.
+
+    Where all columns are numbers, CorrelationSimilarity is reckoned for all pairs at once.
+    """
+    real, synthetic = tables.reference, tables.synthetic
+    kinds = {name: column['sdtype'] in DISCRETE for name, column in tables.modelled.items()}
+    shapes = [
+        (TVComplement if discrete else KSComplement).compute(real[name], synthetic[name])
+        for name, discrete in kinds.items()
+    ]
+    figures: Figures = {'shapes_error_percent': percent_error(float(np.mean(shapes)))}
+    if any(kinds.values()) or real[list(kinds)].isna().to_numpy().any():
+        return {**figures, **all_pairs_error(tables)}
+    varies = [name for name in kinds if np.ptp(real[name]) > 0 and np.ptp(synthetic[name]) > 0]
+    both = [np.corrcoef(each[varies].to_numpy().T)[np.triu_indices(len(varies), 1)] for each in (real, synthetic)]
+    return {**figures, 'trends_error_percent': 50 * float(np.abs(both[0] - both[1]).mean()), 'pairs': len(both[0])}
+
+
+def run(task: Task, method: str, budget: int, seed: int, python: str) -> Figures:
+    """Cost and rows of a method, judged; or how it failed."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        task.train.to_parquet(folder / 'train.parquet')
+        (folder / 'sdtypes.json').write_text(json.dumps(task.sdtypes))
+        (folder / 'laws.pkl').write_bytes(pickle.dumps(task.laws))
+        home = Path(__file__).parent
+        command = [python, str(home / 'contestant.py'), place, method, str(budget), str(seed), str(len(task.train))]
+        with (folder / 'log').open('w+') as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+            try:
+                process.wait(timeout=PATIENCE * budget + 600)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            log.seek(0)
+            if process.returncode:
+                return {'error': log.read().strip().splitlines()[-1:] or [f'exit status {process.returncode}']}
+        cost = json.loads((folder / 'cost.json').read_text())
+        synthetic = pd.read_parquet(folder / 'synthetic.parquet')[list(task.sdtypes)]
+    return {**cost, **judged(synthetic, task, seed)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--tasks', nargs='+', choices=TASKS, default=list(TASKS))
+    parser.add_argument('--methods', nargs='+', choices=METHODS, default=list(METHODS))
+    parser.add_argument('--budgets', nargs='+', type=int, default=list(BUDGETS), help='CPU seconds of training')
+    parser.add_argument('--seeds', nargs='+', type=int, default=[1])
+    parser.add_argument('--peers-python', help='interpreter with synthyverse; without it those peers are left out')
+    options = parser.parse_args()
+    # SDMetrics warns of constant columns, scikit-learn of what else tables are full of.
+    warnings.simplefilter('ignore')
+    for seed in options.seeds:
+        for name in options.tasks:
+            task = TASKS[name](seed)
+            of_task = {'task': name, 'seed': seed, 'rows': len(task.train), 'columns': len(task.sdtypes)}
+            record('fidelity', **of_task, method='floor', **judged(task.train, task, seed))
+            for method in options.methods:
+                python = options.peers_python if method in PEERS else sys.executable
+                for budget in options.budgets if method not in BUDGETLESS else options.budgets[:1]:
+                    if python is not None:
+                        figures = run(task, method, budget, seed, python)
+                        record('fidelity', **of_task, method=method, budget_cpu_s=budget, **figures)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,132 @@
+"""The page `docs/fidelity.md` and its plot, made of the lines that `fidelity.py` left.
+
+    python benchmarks/fidelity_page.py [JSON LINES]
+
+Of runs that were repeated the newest line counts.
+"""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from record import RESULTS
+
+DOCS = Path(__file__).parents[1] / 'docs'
+KEYS = ['task', 'method', 'budget_cpu_s', 'seed']
+COLUMNS = {
+    'method': ('method', '{}'),
+    'budget_cpu_s': ('budget, s', '{:.0f}'),
+    'c2st_auc': ('C2ST', '{:.3f}'),
+    'c2st_whitened_auc': ('whitened', '{:.3f}'),
+    'shapes_error_percent': ('Shapes, %', '{:.2f}'),
+    'trends_error_percent': ('Trends, %', '{:.2f}'),
+    'w1_ratio': ('W1', '{:.3f}'),
+    'usefulness': ('TSTR', '{:.3f}'),
+    'log_density_shift': ('log density', '{:+.2f}'),
+    'dcr_share': ('DCR', '{:.3f}'),
+    'copied_share': ('copies', '{:.3f}'),
+    'fit_cpu_s': ('fit, s', '{:.0f}'),
+    'rows_per_cpu_s': ('rows/s', '{:,.0f}'),
+    'peak_mb': ('MB', '{:.0f}'),
+}
+"""Figures of a run: heading and format."""
+
+INTRODUCTION = """# Fidelity per CPU second
+
+Every method learns half of a table in a process of its own on one thread, with a budget of CPU seconds, and is judged
+by the other half. `benchmarks/fidelity.py` makes
+the figures, `benchmarks/README.md` explains them; *floor* is the training half judged as if it were synthetic. Ours
+are the rows as delivered: on the power tables they
+obey the power flow and the limits, which the others do not know of.
+
+- **C2ST**: AUC of boosted trees that tell synthetic rows from held-out ones, 0.5 is perfect; **whitened** on
+  principal components of the numbers.
+- **Shapes**, **Trends** over all pairs: 100 minus SDMetrics' scores. **W1**: joint Wasserstein distance over that of
+  the training half. **TSTR**: AUC (labels) or R² (numbers) on real rows of trees that learned one column from
+  synthetic ones.
+- **log density**: mean under the true law less that of real rows. **DCR**: share of rows nearer to a training row
+  than to a held-out one, 0.5 for none learned by heart. **copies**: share of rows that equal a training row.
+
+```{raw} html
+:file: fidelity_plot.html
+```
+"""
+
+
+def newest(path: Path) -> pd.DataFrame:
+    """One line per run, the floor's without budget; the newest of those that were repeated."""
+    lines = pd.read_json(path, lines=True)
+    return lines.drop_duplicates(KEYS, keep='last').reset_index(drop=True)
+
+
+def table(lines: pd.DataFrame) -> str:
+    """A task's runs as Markdown, means over seeds; methods that failed say so."""
+    failed = lines[lines['error'].notna()] if 'error' in lines else lines[:0]
+    figures = [name for name in COLUMNS if name in lines and name not in KEYS and lines[name].notna().any()]
+    means = lines.groupby(['method', 'budget_cpu_s'], dropna=False)[figures].mean().dropna(how='all').reset_index()
+    means['floor'] = means['method'] != 'floor'
+    means = means.sort_values(['floor', 'budget_cpu_s', 'c2st_auc'])
+    names = ['method', 'budget_cpu_s', *figures]
+    rows = ['| ' + ' | '.join(COLUMNS[name][0] for name in names) + ' |', '|' + '---|' * len(names)]
+    for _, each in means.iterrows():
+        cells = ['' if pd.isna(each[name]) else COLUMNS[name][1].format(each[name]) for name in names]
+        rows.append('| ' + ' | '.join(cells) + ' |')
+    notes = [f'{method} failed: {error[0]}' for method, error in failed.set_index('method')['error'].items()]
+    return '\n'.join([*rows, *([''] if notes else []), *dict.fromkeys(notes)])
+
+
+def plot(lines: pd.DataFrame) -> go.Figure:
+    """C2ST over CPU seconds of fitting, one panel per task, a line per method, the floor dashed."""
+    tasks, methods = list(lines['task'].unique()), [name for name in lines['method'].unique() if name != 'floor']
+    columns = min(len(tasks), 3)
+    figure = make_subplots(-(-len(tasks) // columns), columns, subplot_titles=tasks)
+    palette = [
+        '#0072B2',
+        '#D55E00',
+        '#009E73',
+        '#CC79A7',
+        '#E69F00',
+        '#56B4E9',
+        '#999999',
+        '#000000',
+        '#8B4513',
+        '#6A3D9A',
+    ]
+    colours = dict(zip(methods, palette * (1 + len(methods) // len(palette)), strict=False))
+    for number, task in enumerate(tasks):
+        place = {'row': number // columns + 1, 'col': number % columns + 1}
+        own = lines[lines['task'] == task]
+        for method in methods:
+            runs = own[(own['method'] == method) & own['c2st_auc'].notna()]
+            if len(runs):
+                curve = runs.groupby('budget_cpu_s')[['fit_cpu_s', 'c2st_auc']].mean()
+                shown = method not in {trace.name for trace in figure.data}
+                figure.add_scatter(
+                    x=curve['fit_cpu_s'],
+                    y=curve['c2st_auc'],
+                    name=method,
+                    legendgroup=method,
+                    showlegend=shown,
+                    mode='lines+markers',
+                    line={'color': colours[method], 'width': 4 if method == 'default' else 1.5},
+                    **place,
+                )
+        floor = own.loc[own['method'] == 'floor', 'c2st_auc'].mean()
+        figure.add_hline(y=floor, line={'dash': 'dash', 'color': '#444'}, **place)
+    figure.update_xaxes(type='log', title='CPU seconds of fitting')
+    figure.update_yaxes(title='C2ST AUC', range=[0.48, 1.02])
+    return figure.update_layout(height=340 * -(-len(tasks) // columns), template='plotly_white')
+
+
+def main() -> None:
+    lines = newest(Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS / 'fidelity.jsonl')
+    plot(lines).write_html(DOCS / 'fidelity_plot.html', include_plotlyjs='cdn', full_html=False)
+    parts = [f'## {task}\n\n{table(own)}\n' for task, own in lines.groupby('task', sort=False)]
+    (DOCS / 'fidelity.md').write_text('\n'.join([INTRODUCTION, *parts]))
+
+
+if __name__ == '__main__':
+    main()
