@@ -36,6 +36,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/pjm5.py
 	$(BIN)/python benchmarks/constraints.py
 	$(BIN)/python benchmarks/power.py
+	$(BIN)/python benchmarks/fidelity.py
 	$(BIN)/python benchmarks/scalings.py
 	$(BIN)/python benchmarks/tables.py
 
