@@ -18,13 +18,16 @@ class Layout:
 
     Attributes:
         num_numbers: features that are numbers.
+        num_plain: how many of these, the first ones, always mean something; where a column takes a value exactly, or
+            is missing, its number is a mere draw.
         frequencies: of each block, the share of its levels in the training rows; each shape (level,).
         num_features: width of a row.
     """
 
-    def __init__(self, num_numbers: int, frequencies: Sequence[Tensor] = ()) -> None:
-        """Keeps the sizes; neighbouring blocks of one size are handled together."""
+    def __init__(self, num_numbers: int, frequencies: Sequence[Tensor] = (), num_plain: int | None = None) -> None:
+        """Keeps the sizes, all numbers plain by default; neighbouring blocks of one size are handled together."""
         self.num_numbers, self.frequencies = num_numbers, tuple(frequencies)
+        self.num_plain = num_numbers if num_plain is None else num_plain
         sizes = [len(each) for each in self.frequencies]
         self._sizes = torch.tensor(sizes, dtype=torch.int64)
         self._runs = [(size, len(list(run))) for size, run in itertools.groupby(sizes)]

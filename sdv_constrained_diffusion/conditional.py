@@ -18,7 +18,7 @@ from sdv_constrained_diffusion.errors import ConstraintError, DataError
 from sdv_constrained_diffusion.frames import in_nanoseconds, read_moments
 from sdv_constrained_diffusion.guidance.record import FinishingRecord
 
-CANDIDATES_FOR_ONE = (8, 56)
+FIRST_AND_FURTHER = (8, 56)
 """Candidates drawn for fixed values before they are called impossible; the others only if the first are in vain."""
 
 MOST_SUSPECTS = 4
@@ -97,14 +97,14 @@ class ConditionalSynthesizer(ConstrainedSynthesizer, abc.ABC):
             self._enforcement.record = FinishingRecord()
             possible = any(
                 len(self._draw_given(given.loc[[index] * number].reset_index(drop=True)))
-                for number in CANDIDATES_FOR_ONE
+                for number in FIRST_AND_FURTHER
             )
             missed, self._enforcement.record = self._enforcement.record.nearest_miss, record
             if missed and not possible:
                 raise ConstraintError(
                     # SDV's error handling leaves errors alone that begin so.
                     f'Unable to sample any rows for the given conditions: with those of row {index}, of '
-                    f'{sum(CANDIDATES_FOR_ONE)} candidates the nearest misses {missed}. Change the values, leave a '
+                    f'{sum(FIRST_AND_FURTHER)} candidates the nearest misses {missed}. Change the values, leave a '
                     f'column open, or remove the constraint.{self._enforcement.beyond_training(given.loc[index])}'
                 )
 

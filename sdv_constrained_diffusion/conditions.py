@@ -63,8 +63,8 @@ def complete(
     for number in range(max_tries):
         if number == PATIENCE:
             stuck(given.iloc[pending])
-        candidates = CANDIDATES if matched else CANDIDATES_AGAIN if number else 1
-        accepted = serve(given.iloc[pending], matched, draw, constraints, candidates)
+        num_candidates = CANDIDATES if matched else CANDIDATES_AGAIN if number else 1
+        accepted = serve(given.iloc[pending], matched, draw, constraints, num_candidates)
         completed.append(accepted)
         found(len(accepted))
         pending = np.setdiff1d(pending, accepted.index)

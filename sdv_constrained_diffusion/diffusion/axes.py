@@ -20,9 +20,9 @@ SMALLEST = 1e-8
 """Variances below this are taken for it, so that what the network sees stays finite; columns have about 1."""
 
 KNOWN_NOISE = 0.01
-"""Deviation of the noise that a known number is taken to have, at most and at most a tenth of the others' noise.
+"""Deviation of the noise that known numbers count as having: at most this, and at most a tenth of the others' noise.
 
-Known numbers may determine each other; a regression on all of them would have no single solution.
+Known numbers may determine each other, and a regression on all of them would have no single solution.
 """
 
 
@@ -82,26 +82,25 @@ class PrincipalAxes(nn.Module):
         r"""Estimates that heed what is known: their error in known numbers K corrects the others by linear regression.
 
         `\hat x_0 + C_{\cdot K} (C_{KK} + r^2 I)^{-1} (x_K - \hat x_{0,K})`, where `C = \Sigma - \Sigma (\Sigma +
-        \sigma^2 I)^{-1} \Sigma` is the covariance of the best linear estimate's error. Of that estimate it makes the
-        exact conditional mean of normal numbers, whatever stood in place of the known ones; an estimate that is right
-        in K stays as it is.
+        \sigma^2 I)^{-1} \Sigma` is the covariance of the best linear estimate's error and r is `KNOWN_NOISE`. Of that
+        estimate it makes the conditional mean of normal numbers, exactly so as r goes to 0, whatever stood in place of
+        the known ones; an estimate that is right in K stays as it is.
 
         Args:
             x0_hat: estimates of the clean numbers.
             clean: the known numbers; others are not read.
             known: which numbers are known.
-            sigma: deviation of each row's noise.
+            sigma: deviation of each row's noise, above 0.
         """
-        out = x0_hat
         variances, directions, out = self.variances.to(x0_hat), self.directions.to(x0_hat), x0_hat
-        for pattern in torch.cat([known, sigma[:, None]], dim=1).unique(dim=0):  # one only in a sampler's step
-            K, noise = pattern[:-1].bool(), pattern[-1]
+        patterns, owner = torch.cat([known, sigma[:, None]], dim=1).unique(dim=0, return_inverse=True)
+        for number, pattern in enumerate(patterns):  # one only in a sampler's step
+            K, noise, rows = pattern[:-1].bool(), pattern[-1], (owner == number).nonzero()[:, 0]
             left = variances * noise**2 / (variances + noise**2)
-            covariance = (directions * left) @ directions[K].T
-            inner = covariance[K] + torch.eye(int(K.sum())).to(covariance) * (0.1 * noise).clamp(max=KNOWN_NOISE) ** 2
-            weights = torch.linalg.solve(inner, (clean - x0_hat)[:, K].T)
-            alike = (known == K).all(1) & (sigma == noise)
-            out = torch.where(alike[:, None], x0_hat + (covariance @ weights).T, out)
+            covariance = (directions[K] * left) @ directions.T
+            inner = covariance[:, K] + torch.eye(len(covariance)).to(left) * (0.1 * noise).clamp(max=KNOWN_NOISE) ** 2
+            gain = torch.linalg.solve(inner, covariance)
+            out = out.index_add(0, rows, (clean - x0_hat)[rows][:, K] @ gain)
         return out
 
     def scales(self, sigma: Float[Tensor, 'row 1']) -> Scales:

@@ -208,12 +208,14 @@ class PreconditionedDenoiser(Denoiser):
         known_numbers = self.layout.numbers(known) if known is not None and self.conditional else None
         seen = x_t.to(next(self.backbone.parameters()))
         scales, along, F, logits = self._outputs(seen, t, known_numbers)
-        if known is None:  # what is known, categories too, reaches the numbers through the network only
+        if known is None:  # gains are measured on rows of which nothing is known
             F = F * self._gain(t).to(F)
         x0_hat = self.axes.back(scales.skip * along + scales.outside * F).to(x_t)
         if known_numbers is not None:
-            clean, sigma = self.layout.numbers(x_t), self.schedule.noise(t).sigma
-            x0_hat = torch.where(known_numbers, clean, self.axes.regressed(x0_hat, clean, known_numbers, sigma))
+            clean, evident = self.layout.numbers(x_t), known_numbers.clone()
+            evident[:, self.layout.num_plain :] = False
+            x0_hat = self.axes.regressed(x0_hat, clean, evident, self.schedule.noise(t).sigma)
+            x0_hat = torch.where(known_numbers, clean, x0_hat)
         return torch.cat([x0_hat, self.masking.probabilities(logits.to(x_t), x_t)], dim=1)
 
     def loss(self, x_0: Rows, generator: torch.Generator) -> PerRow:

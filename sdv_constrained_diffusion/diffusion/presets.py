@@ -86,7 +86,7 @@ MOST_HINGED = 128
 
 def _default_denoiser(layout: Layout) -> Denoiser:
     wide = layout.num_numbers > MOST_HINGED
-    # Beside neighbourhoods a wide network has less to find, and learns rows by heart sooner.
+    # Beside neighbourhoods a large network has less to find, and learns rows by heart sooner.
     knots, width, depth = ((), 128, 2) if wide else (KNOTS, 256, 4)
     num_extra = (2 + len(knots)) * layout.num_numbers
     backbone = ResidualMLP(layout.num_features, width=width, depth=depth, num_extra=num_extra)

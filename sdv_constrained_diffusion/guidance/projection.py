@@ -26,8 +26,8 @@ MOST_ENTRIES = 2**20
 """Equations times columns up to which rows have factorisations of their own."""
 
 PATIENCE = 16
-"""Steps with a row's own Jacobian after which it is given up if its residual has not shrunk to `SHRINKS`: as many as it
-may take to find the damping."""
+"""Steps with a row's own Jacobian after which it is given up if its residual has not fallen below `SHRINKS` of what it
+was; the damping it needs is often ten steps away."""
 
 SHRINKS = 0.8
 

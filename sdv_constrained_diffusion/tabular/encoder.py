@@ -305,7 +305,10 @@ def _others(values: np.ndarray, exact: list[float], resolution: float) -> np.nda
 
 
 def _arrange(found: Iterable[tuple[ColumnCodec, list[int]]]) -> tuple[list[_Part], Layout]:
-    """Gives every codec its numbers and blocks; blocks of equal size become neighbours."""
+    """Gives every codec its numbers and blocks; blocks of equal size become neighbours.
+
+    Numbers without a state come first among those that are found.
+    """
     found = list(found)
     sizes = [len(each) for codec, _ in found for each in codec.frequencies]
     order = np.argsort(sizes, kind='stable')
@@ -316,7 +319,8 @@ def _arrange(found: Iterable[tuple[ColumnCodec, list[int]]]) -> tuple[list[_Part
         next_number, next_block = first_number + codec.num_numbers, first_block + len(codec.frequencies)
         parts.append(_Part(codec, columns, list(range(first_number, next_number)), place[first_block:next_block]))
         first_number, first_block = next_number, next_block
-    return parts, Layout(first_number, [frequencies[index] for index in order])
+    plain = sum(codec.num_numbers for codec, _ in found if not codec.frequencies)
+    return parts, Layout(first_number, [frequencies[index] for index in order], plain)
 
 
 def _nearest(column: Tensor, lattice: Tensor | None) -> Tensor:

@@ -380,7 +380,8 @@ def test_without_a_network_known_numbers_give_the_conditional_mean_of_normal_one
     S = covariance[U][:, U] - weights @ covariance[known][:, U]
     gain = S @ torch.linalg.inv(S + sigma**2 * torch.eye(int(U.sum())).double())
     assert torch.equal(estimate[:, known], x_t[:, known])
-    # Known numbers count as noisy by 0.01, which moves an estimate by the square of that over their own variance.
+    # Known numbers count as noisy by 0.01 at most: a share 0.01^2 over their smallest variance of what they say, which
+    # is some units for numbers a few deviations off.
     smallest = torch.linalg.eigvalsh(covariance)[0]
     torch.testing.assert_close(
         estimate[:, U], m + (x_t[:, U] - m) @ gain.T, rtol=0, atol=float(30 * KNOWN_NOISE**2 / smallest)
@@ -402,6 +403,37 @@ def test_rows_of_which_different_numbers_are_known_are_corrected_each_by_its_own
     # An estimate that is right where it can be checked stays.
     right = torch.where(known, clean, x0_hat)
     assert torch.equal(axes.regressed(right, clean, known, sigma), right)
+    nothing = slice(0, 0)
+    assert axes.regressed(x0_hat[nothing], clean[nothing], known[nothing], sigma[nothing]).shape == (0, 4)
+
+
+def test_known_numbers_that_say_the_same_twice_are_no_trouble():
+    """The second number is the first: what either says of the third is said by both, but for `KNOWN_NOISE`."""
+    clean = correlated(300, 2)[:, [0, 0, 1]]
+    axes = PrincipalAxes(3)
+    axes.measure(clean)
+    x0_hat, seen, sigma = normal(5, 3, seed=1), normal(5, 2, seed=2)[:, [0, 0, 1]], torch.full((5,), 20.0).double()
+    one, both = (
+        axes.regressed(x0_hat[:, [0, 0, 2]], seen, torch.tensor(known).expand(5, -1), sigma)
+        for known in ([True, False, False], [True, True, False])
+    )
+    torch.testing.assert_close(one, both, rtol=0, atol=1e-3)
+
+
+def test_a_number_that_means_nothing_corrects_no_other():
+    """Where a column takes an exact value, or is missing, its number is a draw; a known one, too, is no evidence."""
+    layout = Layout(2, [torch.tensor([0.5, 0.5]).double()], num_plain=1)
+    silent = Formula(lambda inputs, _: torch.zeros(len(inputs), 4).double())
+    denoiser = PreconditionedDenoiser(silent, EDM, layout, known_share=0.5)
+    denoiser.measure(correlated(300, 2))
+    x_t = torch.cat([normal(2, 2), torch.tensor([[1.0, 0], [1, 0]]).double()], dim=1)
+    t, known = torch.full((2,), 5.0).double(), torch.tensor([False, True, True, True]).expand(2, -1)
+    drawn_anew = x_t.clone()
+    drawn_anew[:, 1] += 3
+    first, second = (denoiser(rows, t, known)[:, 0] for rows in (x_t, drawn_anew))
+    # The linear estimate of all numbers sees it as it sees noise of deviation 5, and that is all.
+    gain = denoiser.axes.directions @ torch.diag(denoiser.axes.variances / (denoiser.axes.variances + 25))
+    torch.testing.assert_close(second - first, 3 * (gain @ denoiser.axes.directions.T)[0, 1].expand(2))
 
 
 @pytest.mark.parametrize(

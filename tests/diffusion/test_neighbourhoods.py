@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from numpy.polynomial import hermite_e
 from scipy import stats
 
-from sdv_constrained_diffusion.diffusion.neighbourhoods import MOST_ROWS, NUM_SEEN, NeighbourhoodMLPs, nearest
+from sdv_constrained_diffusion.diffusion.neighbourhoods import (
+    MOST_ROWS,
+    NUM_SEEN,
+    TOGETHER,
+    NeighbourhoodMLPs,
+    nearest,
+)
 
 
 def normal(*shape, seed=0):
@@ -57,7 +63,9 @@ def test_constant_columns_have_neighbours_too():
 
 
 @settings(deadline=None)
-@given(num_numbers=st.integers(0, 12), num_rows=st.integers(1, 5), seed=st.integers(0, 1000))
+@given(
+    num_numbers=st.integers(0, 12) | st.just(2 * TOGETHER + 1), num_rows=st.integers(1, 5), seed=st.integers(0, 1000)
+)
 def test_each_network_is_the_plain_formula(num_numbers, num_rows, seed):
     nets = networks(num_numbers, seed, width=3, pace=2.0)
     nets.measure(normal(30, num_numbers, seed=seed))

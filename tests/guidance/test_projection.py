@@ -412,3 +412,29 @@ def test_rows_that_need_their_own_steps_have_the_same_bits_in_any_company(equati
         part = project(chord, values[rows], fixed[rows], None if measure is None else measure[rows])
         assert torch.equal(part.values, together.values[rows])
         assert torch.equal(part.codes, together.codes[rows])
+
+
+def test_a_row_that_comes_no_nearer_is_given_up_early_and_holds_up_no_other(monkeypatch):
+    """x^2 + 1 has no root: the way ends at x = 0. The other law is met by the other row in a few steps."""
+    evaluated = []
+
+    def residual(table):
+        evaluated.append(len(table.x))
+        return torch.stack([torch.where(table.y > 0, table.x**2 + 1, table.x**2 - 2)], dim=1)
+
+    chord = chord_of(law(residual, tolerance=1e-9), np.random.default_rng(0).uniform(1, 2, size=(50, 2)))
+    rows, fixed = float64([[3.0, 1.0], [3.0, -1.0]]), torch.tensor([[False, True], [False, True]])
+
+    def steps():
+        evaluated.clear()
+        return project(chord, rows, fixed, newton_steps=60), len(evaluated)
+
+    early, few = steps()
+    assert early.codes.tolist()[1] == OK
+    assert early.codes[0] != OK
+    assert early.values[1, 0] == pytest.approx(2**0.5, abs=1e-8)
+    monkeypatch.setattr(projection, 'PATIENCE', 1000)
+    late, many = steps()
+    assert few < many
+    assert torch.equal(early.codes, late.codes)
+    assert torch.equal(early.values[1], late.values[1])
