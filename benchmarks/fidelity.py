@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=1 python benchmarks/fidelity.py --peers-python PATH   (an environment with synthyverse)
 
 Every method runs in a process of its own, on one thread, from the same training rows; its rows are judged here, by rows
-that neither it nor any choice has seen. One JSON line for each run, in `results/fidelity.jsonl`; `fidelity_page.py`
+that it has not seen. One JSON line for each run, in `results/fidelity.jsonl`; `fidelity_page.py`
 makes the page in the docs of them. README.md explains the figures.
 """
 
@@ -23,15 +23,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from contestant import METHODS
-from power import wasserstein
 from scipy.spatial import cKDTree
 from sdmetrics.single_column import KSComplement, TVComplement
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.metrics import r2_score
-from tasks import TASKS, Task
 
+from contestant import METHODS, PEERS
 from judge import all_pairs_error, efficacy, percent_error
+from power import wasserstein
 from real_tables import Task as Prediction
 from record import record
 from sdv_constrained_diffusion.report.classifier import (
@@ -41,17 +40,18 @@ from sdv_constrained_diffusion.report.classifier import (
     real_or_synthetic_auc,
 )
 from sdv_constrained_diffusion.report.comparison import Comparison
+from tasks import TASKS, Task
 
 BUDGETS = (60, 120, 300, 600)
 BUDGETLESS = ('GaussianCopula',)
-PEERS = ('tabddpm', 'tabsyn', 'tabdiff', 'cdtd', 'tabcascade')
-"""Methods of `contestant.py` that live in an environment of their own."""
-
 MOST_MATCHED = 2500
 """Rows that the exact Wasserstein distance matches; its cost is cubic."""
 
-PATIENCE = 4
-"""A method that takes this many times its budget, and ten minutes, is given up."""
+COPIED = 1e-6
+"""Rows this near to a training row are it; deviations of numbers, a change of label is 1."""
+
+TIMES_BUDGET, MORE_S = 4, 900
+"""A method that takes this many times its budget and this many seconds more, on the wall clock, is given up."""
 
 Figures = dict[str, object]
 
@@ -69,11 +69,9 @@ def numbers_of(tables: dict[str, pd.DataFrame], sdtypes: dict[str, str]) -> dict
             for key, table in tables.items():
                 columns[key].append((table[name].astype(str).to_numpy()[:, None] == levels) / 2**0.5)
             continue
-        scale = real[name].std()
-        if scale > 1e-9 * np.abs(real[name]).max():
-            for key, table in tables.items():
-                standard = (pd.to_numeric(table[name], errors='coerce') - real[name].mean()) / scale
-                columns[key].append(standard.fillna(0).to_numpy(dtype='float64')[:, None])
+        for key, table in tables.items():
+            standard = (pd.to_numeric(table[name], errors='coerce') - real[name].mean()) / real[name].std()
+            columns[key].append(standard.fillna(0).to_numpy(dtype='float64')[:, None])
     return {key: np.hstack(each) for key, each in columns.items()}
 
 
@@ -81,7 +79,7 @@ def whitened_auc(real: pd.DataFrame, synthetic: pd.DataFrame, sdtypes: dict[str,
     """The classifier's AUC on principal components of the numbers, each of unit variance: narrow directions count."""
     names = [name for name, sdtype in sdtypes.items() if sdtype not in DISCRETE]
     tables = [each[names].astype('float64').fillna(real[names].mean()) for each in (real, synthetic)]
-    centred = [((each - tables[0].mean()) / tables[0].std()).fillna(0).to_numpy() for each in tables]
+    centred = [((each - tables[0].mean()) / tables[0].std()).to_numpy() for each in tables]
     _, size, axes = np.linalg.svd(centred[0], full_matrices=False)
     kept = size > 1e-4 * size[0]
     frames = [pd.DataFrame(each @ axes[kept].T / size[kept] * len(real) ** 0.5) for each in centred]
@@ -89,45 +87,57 @@ def whitened_auc(real: pd.DataFrame, synthetic: pd.DataFrame, sdtypes: dict[str,
     return real_or_synthetic_auc(*frames, {name: {'sdtype': 'numerical'} for name in frames[0]}, seed)
 
 
-def usefulness(train: pd.DataFrame, task: Task, seed: int) -> float:
+def usefulness(train: pd.DataFrame, task: Task, sdtypes: dict[str, str], seed: int) -> float:
     """What trees that learned the target from these rows are worth on real ones: AUC of a label, R^2 of a number."""
-    described = {name: {'sdtype': sdtype} for name, sdtype in task.sdtypes.items()}
-    if task.sdtypes[task.target] in DISCRETE:
+    described = {name: {'sdtype': sdtype} for name, sdtype in sdtypes.items()}
+    if sdtypes[task.target] in DISCRETE:
         positive = task.held_out[task.target].value_counts().index[-1]
         return efficacy(train, task.held_out, described, Prediction(task.target, positive), seed)
-    features = [name for name in task.sdtypes if name != task.target]
+    features = [name for name in sdtypes if name != task.target]
     trees = HistGradientBoostingRegressor(early_stopping=False, random_state=seed)
     trees.fit(train[features], train[task.target])
     return float(r2_score(task.held_out[task.target], trees.predict(task.held_out[features])))
 
 
 def judged(synthetic: pd.DataFrame, task: Task, seed: int) -> Figures:
-    """All measures of some rows, as many as there are to learn from."""
-    described = {name: {'sdtype': sdtype} for name, sdtype in task.sdtypes.items()}
-    real, names = task.held_out, list(task.sdtypes)
+    """All measures of some rows, as many as there are to learn from; of columns that vary.
+
+    Raises:
+        ValueError: there are too few rows, or numbers are missing or infinite that never are in the training rows.
+    """
+    if len(synthetic) < len(task.train):
+        raise ValueError(f'{len(synthetic)} rows came, {len(task.train)} were asked for')
+    real = task.held_out
+    varies = {name: sdtype for name, sdtype in task.sdtypes.items() if _varies(real[name], sdtype)}
+    numbers = [name for name, sdtype in varies.items() if sdtype not in DISCRETE and not task.train[name].isna().any()]
+    if not np.isfinite(synthetic[numbers].to_numpy(dtype='float64')).all():
+        raise ValueError('numbers are missing or infinite that never are in the training rows')
+    described = {name: {'sdtype': sdtype} for name, sdtype in varies.items()}
     alone = column_aucs(real, synthetic, described, seed)
-    arrays = numbers_of({'synthetic': synthetic, 'train': task.train, 'held_out': real}, task.sdtypes)
+    arrays = numbers_of({'synthetic': synthetic, 'train': task.train, 'held_out': real}, varies)
     random = np.random.default_rng(seed)
     few = {key: random.permutation(each)[:MOST_MATCHED] for key, each in arrays.items()}
     to_train, to_held_out = (cKDTree(arrays[key]).query(few['synthetic'])[0] for key in ('train', 'held_out'))
-    nearer = (to_train < to_held_out) + 0.5 * (to_train == to_held_out)
-    # Wherever a tie or a repetition is natural, held-out rows are copies of training rows, too.
-    copied = pd.Series(list(map(tuple, task.train[names].astype(str).to_numpy())))
     figures: Figures = {
         **quality_errors(Comparison(real, synthetic, task.train, {'columns': described})),
         'c2st_auc': real_or_synthetic_auc(real, synthetic, described, seed),
         'c2st_standard_error': auc_standard_error(len(real)),
-        'c2st_whitened_auc': whitened_auc(real, synthetic, task.sdtypes, seed),
+        'c2st_whitened_auc': whitened_auc(real, synthetic, varies, seed),
         'w1_ratio': wasserstein(few['synthetic'], few['held_out']) / wasserstein(few['train'], few['held_out']),
-        'usefulness': usefulness(synthetic, task, seed),
-        'dcr_share': float(nearer.mean()),
-        'copied_share': float(pd.Series(list(map(tuple, synthetic[names].astype(str).to_numpy()))).isin(copied).mean()),
+        'usefulness': usefulness(synthetic, task, varies, seed),
         'worst_columns_auc': dict(sorted(alone.items(), key=lambda each: -each[1])[:3]),
     }
+    if synthetic is not task.train:
+        nearer = (to_train < to_held_out) + 0.5 * (to_train == to_held_out)
+        figures |= {'dcr_share': float(nearer.mean()), 'copied_share': float((to_train <= COPIED).mean())}
     if task.log_density is not None:
-        of_rows = [task.log_density(each[names].to_numpy()) for each in (synthetic, real)]
+        of_rows = [task.log_density(each[list(varies)].to_numpy()) for each in (synthetic, real)]
         figures['log_density_shift'] = float(of_rows[0].mean() - of_rows[1].mean())
     return figures
+
+
+def _varies(column: pd.Series, sdtype: str) -> bool:
+    return column.nunique() > 1 and (sdtype in DISCRETE or np.ptp(column.dropna()) > 1e-9 * column.abs().max())
 
 
 def quality_errors(tables: Comparison) -> Figures:
@@ -159,18 +169,22 @@ def run(task: Task, method: str, budget: int, seed: int, python: str) -> Figures
         home = Path(__file__).parent
         command = [python, str(home / 'contestant.py'), place, method, str(budget), str(seed), str(len(task.train))]
         with (folder / 'log').open('w+') as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log)
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {'CUDA_VISIBLE_DEVICES': ''})
             try:
-                process.wait(timeout=PATIENCE * budget + 600)
+                process.wait(timeout=TIMES_BUDGET * budget + MORE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+                return {'error': f'given up after {TIMES_BUDGET * budget + MORE_S} s'}
             log.seek(0)
             if process.returncode:
-                return {'error': log.read().strip().splitlines()[-1:] or [f'exit status {process.returncode}']}
+                return {'error': (log.read().strip().splitlines() or ['no word'])[-1]}
         cost = json.loads((folder / 'cost.json').read_text())
         synthetic = pd.read_parquet(folder / 'synthetic.parquet')[list(task.sdtypes)]
-    return {**cost, **judged(synthetic, task, seed)}
+    try:
+        return {**cost, **judged(synthetic, task, seed)}
+    except ValueError as error:
+        return {**cost, 'error': str(error)}
 
 
 def main() -> None:
@@ -190,9 +204,9 @@ def main() -> None:
             record('fidelity', **of_task, method='floor', **judged(task.train, task, seed))
             for method in options.methods:
                 python = options.peers_python if method in PEERS else sys.executable
-                for budget in options.budgets if method not in BUDGETLESS else options.budgets[:1]:
+                for budget in options.budgets if method not in BUDGETLESS else [None]:
                     if python is not None:
-                        figures = run(task, method, budget, seed, python)
+                        figures = run(task, method, budget or 0, seed, python)
                         record('fidelity', **of_task, method=method, budget_cpu_s=budget, **figures)
 
 

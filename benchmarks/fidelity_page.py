@@ -67,14 +67,14 @@ def table(lines: pd.DataFrame) -> str:
     failed = lines[lines['error'].notna()] if 'error' in lines else lines[:0]
     figures = [name for name in COLUMNS if name in lines and name not in KEYS and lines[name].notna().any()]
     means = lines.groupby(['method', 'budget_cpu_s'], dropna=False)[figures].mean().dropna(how='all').reset_index()
-    means['floor'] = means['method'] != 'floor'
-    means = means.sort_values(['floor', 'budget_cpu_s', 'c2st_auc'])
+    means['no floor'] = means['method'] != 'floor'
+    means = means.sort_values(['no floor', 'budget_cpu_s', 'c2st_auc'], na_position='first')
     names = ['method', 'budget_cpu_s', *figures]
     rows = ['| ' + ' | '.join(COLUMNS[name][0] for name in names) + ' |', '|' + '---|' * len(names)]
     for _, each in means.iterrows():
         cells = ['' if pd.isna(each[name]) else COLUMNS[name][1].format(each[name]) for name in names]
         rows.append('| ' + ' | '.join(cells) + ' |')
-    notes = [f'{method} failed: {error[0]}' for method, error in failed.set_index('method')['error'].items()]
+    notes = [f'{each.method}, {each.budget_cpu_s:.0f} s: {each.error}' for each in failed.itertuples()]
     return '\n'.join([*rows, *([''] if notes else []), *dict.fromkeys(notes)])
 
 
@@ -102,7 +102,7 @@ def plot(lines: pd.DataFrame) -> go.Figure:
         for method in methods:
             runs = own[(own['method'] == method) & own['c2st_auc'].notna()]
             if len(runs):
-                curve = runs.groupby('budget_cpu_s')[['fit_cpu_s', 'c2st_auc']].mean()
+                curve = runs.groupby('budget_cpu_s', dropna=False)[['fit_cpu_s', 'c2st_auc']].mean()
                 shown = method not in {trace.name for trace in figure.data}
                 figure.add_scatter(
                     x=curve['fit_cpu_s'],

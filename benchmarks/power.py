@@ -25,12 +25,16 @@ import pandas as pd
 import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
-from sdv.metadata import Metadata
 from sdv.utils import load_synthesizer
 from sklearn.neural_network import MLPRegressor
 
 from record import RESULTS, record
-from sdv_constrained_diffusion import ConstrainedDiffusionSynthesizer, OperatingLimits, PowerFlow
+from sdv_constrained_diffusion import (
+    ConstrainedDiffusionSynthesizer,
+    OperatingLimits,
+    PowerFlow,
+    operating_point_metadata,
+)
 from sdv_constrained_diffusion.constraints.base import Constraint
 from sdv_constrained_diffusion.constraints.feasibility import violations
 from sdv_constrained_diffusion.power import scenarios, tables
@@ -151,9 +155,7 @@ def trained(
     path: Path, training: pd.DataFrame, laws: list[Constraint], max_time: float, seed: int
 ) -> tuple[ConstrainedDiffusionSynthesizer, float]:
     """A synthesizer, and the CPU seconds of its training."""
-    metadata = Metadata.detect_from_dataframes({TABLE: training})
-    for column in training:
-        metadata.update_column(column, sdtype='numerical')
+    metadata = operating_point_metadata(training, TABLE)
     synthesizer = ConstrainedDiffusionSynthesizer(metadata, max_time=max_time, seed=seed, enable_gpu=False)
     synthesizer.add_constraints(laws)
     before = time.process_time()

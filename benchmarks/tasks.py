@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from power import CASES, FORMS, operating_points
 from scipy import stats
 
+from power import CASES, FORMS, operating_points
 from real_tables import ADULT, sources, split
 from sdv_constrained_diffusion import OperatingLimits, PowerFlow
 from sdv_constrained_diffusion.constraints.base import Constraint

@@ -9,6 +9,7 @@ from sdv_constrained_diffusion.constraints import registry
 from sdv_constrained_diffusion.constraints.algebraic import Bounds, ConditionalOn, Linear, Ordered, Ratio, SumTo
 from sdv_constrained_diffusion.constraints.base import Constraint, constraint
 from sdv_constrained_diffusion.constraints.formula import Formula
+from sdv_constrained_diffusion.metadata import operating_point_metadata
 from sdv_constrained_diffusion.sdv_constraint import as_sdv_constraint
 from sdv_constrained_diffusion.synthesizer import ConstrainedDiffusionSynthesizer
 from sdv_constrained_diffusion.testing import check_constraint
@@ -36,6 +37,7 @@ __all__ = [
     'check_constraint',
     'constraint',
     'load_constraints',
+    'operating_point_metadata',
 ]
 
 

@@ -132,6 +132,7 @@ class ConditionalSynthesizer(ConstrainedSynthesizer, abc.ABC):
         if self._model is not None:
             known = self._known(conditions.reset_index(drop=True))
             self._model.encoder.select(list(known.columns)).values(known)
+        self._enforcement.warn_beyond_training(read_moments(conditions.reset_index(drop=True), self._moments()))
 
     def _sdtype(self, name: str) -> str:
         return self._described()[name]['sdtype']

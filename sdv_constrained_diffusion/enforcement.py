@@ -1,6 +1,7 @@
 """What one synthesizer does about constraints: those it was given, and the laws that it found in its table."""
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ from sdv_constrained_diffusion.model import TYPICAL_ROWS, DiffusionModel, Guidan
 
 MODELLED = ('numerical', 'datetime', 'categorical', 'ordinal', 'boolean')
 """Sdtypes that are learned at all; SDV invents the values of the others."""
+
+FAR = 0.01
+"""Fixed values farther outside the training table's range than this share of it are warned of."""
 
 TRIED = 128
 """Rows on which it is tried whether constraints contradict each other."""
@@ -184,6 +188,25 @@ class Enforcement:
             'exist that the model knows nothing of, so train on a table that reaches there.'
         )
 
+    def warn_beyond_training(self, given: pd.DataFrame) -> None:
+        """Warns of fixed values far outside what the training table has: rows may obey all laws and be absurd."""
+        far = {}
+        for name in given.columns.intersection(list(self._facts.ranges)):
+            values, (low, high) = pd.to_numeric(given[name], errors='coerce'), self._facts.ranges[name]
+            slack = FAR * (high - low)
+            if count := int(((values < low - slack) | (values > high + slack)).sum()):
+                far[name] = count
+        if far:
+            name = max(far, key=far.__getitem__)
+            low, high = self._facts.ranges[name]
+            warnings.warn(
+                f'Fixed values of {len(far)} columns lie outside what the training table has, those of {name!r} in '
+                f'{far[name]} of {len(given)} rows (there {low:.6g} to {high:.6g}). What the model draws beside them '
+                'obeys the constraints, but it has seen nothing like it: train on a table that reaches there.',
+                UserWarning,
+                stacklevel=2,
+            )
+
     def report(self, rows: pd.DataFrame) -> pd.DataFrame:
         """One row per constraint: what it asks, what the rows do with it, and what was done to them.
 
@@ -256,12 +279,15 @@ def check_columns(constraints: Iterable[Constraint], described: Mapping[str, Any
     """
     available = list(available)
     for constraint in constraints:
-        for name in constraint.columns:
-            sdtype = described.get(name, {}).get('sdtype', 'numerical')
-            if sdtype not in MODELLED:
-                raise DataError(
-                    f'{constraint.name} needs the values of column {name!r}, but the metadata call it {sdtype!r}, and '
-                    f"SDV invents it. Call metadata.update_column(column_name={name!r}, sdtype='numerical') before "
-                    'making the synthesizer, or leave the column out of the constraint.'
-                )
+        sdtypes = {name: described.get(name, {}).get('sdtype', 'numerical') for name in constraint.columns}
+        invented = [name for name, sdtype in sdtypes.items() if sdtype not in MODELLED]
+        if invented:
+            name, others = invented[0], len(invented) - 1
+            more = f'; {others} more of its columns fare likewise, such as {invented[1]!r}' if others else ''
+            raise DataError(
+                f'{constraint.name} needs the values of column {name!r}, but the metadata call it {sdtypes[name]!r}, '
+                f"and SDV invents it{more}. Call metadata.update_column(column_name={name!r}, sdtype='numerical') "
+                'before making the synthesizer, take `operating_point_metadata(table)` for a power-flow table, or '
+                'leave the column out of the constraint.'
+            )
         constraint.require(available)

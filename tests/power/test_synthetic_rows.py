@@ -6,6 +6,7 @@ from sdv.sampling import Condition
 
 from cases import case
 from mixed_table import make_synthesizer
+from sdv_constrained_diffusion import operating_point_metadata
 from sdv_constrained_diffusion.constraints.feasibility import violations
 from sdv_constrained_diffusion.power import scenarios
 from sdv_constrained_diffusion.power.constraints import PowerFlow
@@ -13,7 +14,7 @@ from sdv_constrained_diffusion.power.limits import OperatingLimits
 from sdv_constrained_diffusion.power.tables import APART, FLOWS
 from sdv_constrained_diffusion.power.topologies import ByTopology
 from sdv_constrained_diffusion.power.validation import verify_with_runpp
-from sdv_version import fit, metadata_of, sample, sample_from_conditions, sample_remaining_columns
+from sdv_version import TABLE, fit, metadata_of, sample, sample_from_conditions, sample_remaining_columns
 
 NAME = 'case24_ieee_rts'
 TOPOLOGIES = ('base', 'line_5', 'line_20')
@@ -78,8 +79,7 @@ def test_flows_of_branches_are_columns_like_others():
     net, quantities = case('case5'), ('vm_pu', 'va_degree', *FLOWS)
     table = scenarios.generate(net, num_rows=100, seed=0, quantities=quantities, progress=False).table
     laws = [law.from_pandapower(net, table=table) for law in (PowerFlow, OperatingLimits)]
-    metadata = metadata_of(table, {name: {'sdtype': 'numerical'} for name in table})
-    fitted = fit(make_synthesizer(table, metadata, laws, epochs=20), table)
+    fitted = fit(make_synthesizer(table, operating_point_metadata(table, TABLE), laws, epochs=20), table)
     rows = sample(fitted, 50)
     report = fitted.constraint_report(rows)
     assert (report['max'] <= report['tolerance']).all(), report
@@ -92,3 +92,21 @@ def test_flows_of_branches_are_columns_like_others():
         loading = 100 * np.maximum(*current) / net.line.loc[number, 'max_i_ka']
         # The loading is met to 1e-6 of a percent, the flows to 1e-6 MW of a few hundred.
         np.testing.assert_allclose(rows[f'loading_percent_{branch}'], loading, atol=1e-4)
+
+
+def test_metadata_of_operating_points_say_number_or_topology_and_no_key(table):
+    described = operating_point_metadata(table, 'grid').to_dict()['tables']['grid']
+    assert described.get('primary_key') is None
+    sdtypes = {name: column['sdtype'] for name, column in described['columns'].items()}
+    assert list(sdtypes) == list(table.columns)
+    assert sdtypes.pop('topology') == 'categorical'
+    assert set(sdtypes.values()) == {'numerical'}
+
+
+def test_demand_far_outside_the_training_table_is_warned_of(fitted, table):
+    demand = table.loc[table['topology'] == 'base', ['pd_mw_0', 'topology']].head(2).reset_index(drop=True)
+    largest = table['pd_mw_0'].max()
+    demand['pd_mw_0'] = largest + np.array([0.0, 0.2]) * np.ptp(table['pd_mw_0'])
+    with pytest.warns(UserWarning, match=rf"1 columns .*'pd_mw_0' in 1 of 2 rows .*to {largest:.6g}"):
+        rows = sample_remaining_columns(fitted, demand)
+    check(fitted, rows)
