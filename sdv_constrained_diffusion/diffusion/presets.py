@@ -66,8 +66,8 @@ def paper_preset(decay_steps: int = 1500, decay_factor: float = 0.9) -> Preset:
 def default_preset() -> Preset:
     """Normal scores, masked categories, preconditioned residual network, multistep sampling: minutes, not hours.
 
-    The network sees hinges of the columns, or has neighbourhoods beside it where there are many; see
-    `PreconditionedDenoiser`.
+    The network sees hinges of the columns if there are categories or states, or has neighbourhoods beside it where there
+    are many numbers; see `PreconditionedDenoiser`.
     """
     return Preset(
         scaling='quantile',
@@ -81,13 +81,16 @@ KNOTS = (-1.5, -0.75, 0.0, 0.75, 1.5)
 """Where the default recipe's hinges bend, in deviations of a column's normal scores."""
 
 MOST_HINGED = 128
-"""Tables of more numbers than this get neighbourhoods in place of hinges (docs/decisions/0024)."""
+"""Tables of more numbers than this get neighbourhoods; smaller ones hinges, if they have categories or states
+(docs/decisions/0024)."""
 
 
 def _default_denoiser(layout: Layout) -> Denoiser:
     wide = layout.num_numbers > MOST_HINGED
-    # Beside neighbourhoods a large network has less to find, and learns rows by heart sooner.
-    knots, width, depth = ((), 128, 2) if wide else (KNOTS, 256, 4)
+    # Beside neighbourhoods a large network has less to find, and learns rows by heart sooner; so it does with hinges
+    # where all columns are numbers.
+    width, depth = (128, 2) if wide else (256, 4)
+    knots = KNOTS if layout.num_blocks and not wide else ()
     num_extra = (2 + len(knots)) * layout.num_numbers
     backbone = ResidualMLP(layout.num_features, width=width, depth=depth, num_extra=num_extra)
     return PreconditionedDenoiser(

@@ -92,6 +92,15 @@ def test_hinges_of_few_columns_or_neighbourhoods_of_many(numbers, hinges, networ
     assert (0 if denoiser.neighbourhoods is None else len(denoiser.neighbourhoods.near)) == networks
     rows = torch.cat([torch.zeros(4, numbers), MIXED.one_hot(torch.zeros(4, 2).long())], dim=1).double()
     assert denoiser(rows, torch.ones(4).double()).isfinite().all()
+    # A network beside the small ones is small, too.
+    assert (sizes(denoiser.backbone.input)[1], len(denoiser.backbone.blocks)) == ((128, 2) if networks else (256, 4))
+
+
+@pytest.mark.parametrize('numbers', [1, 128])
+def test_a_table_of_numbers_alone_has_no_hinges(numbers):
+    denoiser = default_preset().denoiser(Layout(numbers))
+    assert denoiser.neighbourhoods is None
+    assert sizes(denoiser.backbone.input)[0] == 3 * numbers
 
 
 @pytest.mark.parametrize('name', PRESETS)
