@@ -66,7 +66,7 @@ def paper_preset(decay_steps: int = 1500, decay_factor: float = 0.9) -> Preset:
 def default_preset() -> Preset:
     """Normal scores, masked categories, preconditioned residual network, multistep sampling: minutes, not hours.
 
-    The network sees hinges of the columns if there are categories or states, or has neighbourhoods beside it where there
+    The network sees hinges of the columns if there are categories or states, or has neighbourhoods beside it if there
     are many numbers; see `PreconditionedDenoiser`.
     """
     return Preset(
