@@ -30,7 +30,7 @@ from sklearn.metrics import r2_score
 
 from contestant import METHODS, PEERS
 from judge import all_pairs_error, efficacy, percent_error
-from power import wasserstein
+from power import spreads, wasserstein
 from real_tables import Task as Prediction
 from record import record
 from sdv_constrained_diffusion.report.classifier import (
@@ -137,7 +137,7 @@ def judged(synthetic: pd.DataFrame, task: Task, seed: int) -> Figures:
 
 
 def _varies(column: pd.Series, sdtype: str) -> bool:
-    return column.nunique() > 1 and (sdtype in DISCRETE or np.ptp(column.dropna()) > 1e-9 * column.abs().max())
+    return column.nunique() > 1 if sdtype in DISCRETE else spreads(column)
 
 
 def quality_errors(tables: Comparison) -> Figures:

@@ -34,7 +34,11 @@ COLUMNS = {
 }
 """Figures of a run: heading and format."""
 
-INTRODUCTION = """# Fidelity per CPU second
+INTRODUCTION = """---
+orphan: true
+---
+
+# Fidelity per CPU second
 
 Every method learns half of a table in a process of its own on one thread, with a budget of CPU seconds, and is judged
 by the other half. `benchmarks/fidelity.py` makes

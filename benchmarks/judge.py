@@ -40,7 +40,7 @@ def judge(tables: Comparison, task: Task, seed: int) -> Iterator[Figures]:
         task: what is predicted.
         seed: of the classifiers.
     """
-    yield sdmetrics_errors(tables)
+    yield _sdmetrics_errors(tables)
     yield all_pairs_error(tables)
     yield _missing_error(tables)
     yield _real_or_synthetic(tables, seed)
@@ -51,7 +51,7 @@ def percent_error(score: float) -> float:
     return 100 * (1 - score)
 
 
-def sdmetrics_errors(tables: Comparison) -> Figures:
+def _sdmetrics_errors(tables: Comparison) -> Figures:
     """Column Shapes and Column Pair Trends as SDMetrics' QualityReport gives them, with its thresholds and without.
 
     Column Shapes is the mean over the columns of KSComplement or TVComplement; both look at known values only.

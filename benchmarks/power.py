@@ -94,6 +94,12 @@ def wasserstein(one: np.ndarray, other: np.ndarray) -> float:
     return float(distance[linear_sum_assignment(distance)].mean())
 
 
+def spreads(column: pd.Series) -> bool:
+    """Whether a column of numbers has more than one value, the last digits of a solver aside."""
+    known = column.dropna()
+    return bool(np.ptp(known) > 1e-9 * known.abs().max())
+
+
 def divergence(real: np.ndarray, synthetic: np.ndarray) -> float:
     """Mean over columns of KL(real || synthetic) of histograms: bins over the real range, and what lies outside it.
 
@@ -125,7 +131,7 @@ def regression_error(train: pd.DataFrame, test: pd.DataFrame, scale: pd.Series, 
 
 def judge(synthetic: pd.DataFrame, training: pd.DataFrame, held_out: pd.DataFrame, seed: int) -> dict[str, float]:
     """Figures of fidelity and their floors."""
-    varies = [name for name in held_out.columns if np.ptp(held_out[name]) > 1e-9 * np.abs(held_out[name]).max()]
+    varies = [name for name in held_out.columns if spreads(held_out[name])]
     scale = held_out[varies].std()
     kinds = {name: {'sdtype': 'numerical'} for name in varies}
     figures: dict[str, float] = {'columns': len(varies)}

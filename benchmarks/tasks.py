@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from power import CASES, FORMS, operating_points
+from power import CASES, FORMS, operating_points, spreads
 from real_tables import ADULT, sources, split
 from sdv_constrained_diffusion import OperatingLimits, PowerFlow
 from sdv_constrained_diffusion.constraints.base import Constraint
@@ -69,8 +69,7 @@ def power_task(network: str, form: str, seed: int) -> Task:
         PowerFlow.from_pandapower(net, table=rows.columns),
         OperatingLimits.from_pandapower(net, table=rows.columns, flow_limit=case.flow_limit),
     ]
-    varies = [name for name in rows if np.ptp(rows[name]) > 1e-9 * np.abs(rows[name]).max()]
-    target = next(name for name in varies if name.startswith(('pg_mw', 'p_mw')))
+    target = next(name for name in rows if name.startswith(('pg_mw', 'p_mw')) and spreads(rows[name]))
     return _halves(f'{network}-{form}', rows, seed, target, laws=laws)
 
 

@@ -190,19 +190,15 @@ class Enforcement:
 
     def warn_beyond_training(self, given: pd.DataFrame) -> None:
         """Warns of fixed values far outside what the training table has: rows may obey all laws and be absurd."""
-        far = {}
-        for name in given.columns.intersection(list(self._facts.ranges)):
-            values, (low, high) = pd.to_numeric(given[name], errors='coerce'), self._facts.ranges[name]
-            slack = FAR * (high - low)
-            if count := int(((values < low - slack) | (values > high + slack)).sum()):
-                far[name] = count
+        far = self._facts.rows_outside(given, FAR)
         if far:
             name = max(far, key=far.__getitem__)
             low, high = self._facts.ranges[name]
+            others = f', and of {len(far) - 1} more columns,' if len(far) > 1 else ''
             warnings.warn(
-                f'Fixed values of {len(far)} columns lie outside what the training table has, those of {name!r} in '
-                f'{far[name]} of {len(given)} rows (there {low:.6g} to {high:.6g}). What the model draws beside them '
-                'obeys the constraints, but it has seen nothing like it: train on a table that reaches there.',
+                f'Fixed values of {name!r} in {far[name]} of {len(given)} rows{others} lie outside what the training '
+                f'table has (here {low:.6g} to {high:.6g}). The model has seen nothing like them, and what it draws '
+                'beside them may be absurd even where it obeys all constraints: train on a table that reaches there.',
                 UserWarning,
                 stacklevel=2,
             )

@@ -68,6 +68,20 @@ class TableFacts:
             if name in self.ranges and not self.ranges[name][0] <= float(value) <= self.ranges[name][1]
         ]
 
+    def rows_outside(self, table: pd.DataFrame, slack: float) -> dict[str, int]:
+        """In how many rows each number lies outside what the training table has, for those where it does.
+
+        Args:
+            table: rows of some columns; moments and labels are not looked at.
+            slack: how far outside still counts as inside, as a share of the training table's range.
+        """
+        counts = {}
+        for name in table.select_dtypes('number').columns.intersection(list(self.ranges)):
+            low, high = self.ranges[name]
+            middle, reach = (low + high) / 2, (0.5 + slack) * (high - low)
+            counts[str(name)] = int(((table[name] - middle).abs() > reach).sum())
+        return {name: count for name, count in counts.items() if count}
+
     def restored(self, rows: pd.DataFrame, constrained: Collection[str]) -> pd.DataFrame:
         """Rounds and clips the raw columns that no constraint reads any more, as SDV would have done."""
         for name in self.raw.difference(constrained):

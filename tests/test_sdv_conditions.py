@@ -1,5 +1,7 @@
 """Fixed values: each row that is asked for comes back, with exactly the values that it was asked for."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -84,6 +86,18 @@ def test_what_is_no_number_is_refused_by_name(fresh, value):
 def test_a_fraction_is_refused_where_numbers_are_whole(fresh):
     with pytest.raises(ValueError, match=r"'count' holds whole numbers and cannot be 2\.5"):
         sample_from_conditions(fresh, [Condition({'count': 2.5}, num_rows=2)])
+
+
+def test_values_far_outside_the_training_table_are_warned_of_and_no_others(fresh, table):
+    """Numbers, those at the ends of their ranges included, dates and labels of the table itself say nothing."""
+    known = table[['price', 'day', 'colour', 'visits']].head(20)
+    known.loc[0, 'price'], known.loc[1, 'price'] = table['price'].min(), table['price'].max()
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', message='Fixed values')
+        sample_remaining_columns(fresh, known)
+    known.loc[3, 'price'] = table['price'].max() + 0.02 * np.ptp(table['price'])
+    with pytest.warns(UserWarning, match=r"Fixed values of 'price' in 1 of 20 rows lie outside"):
+        sample_remaining_columns(fresh, known)
 
 
 @pytest.mark.parametrize('value', ['2020-05-17', pd.Timestamp('2020-05-17'), np.datetime64('2020-05-17')])

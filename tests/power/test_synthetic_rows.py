@@ -14,7 +14,7 @@ from sdv_constrained_diffusion.power.limits import OperatingLimits
 from sdv_constrained_diffusion.power.tables import APART, FLOWS
 from sdv_constrained_diffusion.power.topologies import ByTopology
 from sdv_constrained_diffusion.power.validation import verify_with_runpp
-from sdv_version import TABLE, fit, metadata_of, sample, sample_from_conditions, sample_remaining_columns
+from sdv_version import TABLE, fit, sample, sample_from_conditions, sample_remaining_columns
 
 NAME = 'case24_ieee_rts'
 TOPOLOGIES = ('base', 'line_5', 'line_20')
@@ -31,11 +31,8 @@ def fitted(table):
     """A few epochs: whatever the network has learned, the rows must be right."""
     net = case(NAME)
     laws = [law.from_pandapower(net, table=table) for law in (PowerFlow, OperatingLimits)]
-    metadata = metadata_of(
-        table, {name: {'sdtype': 'categorical' if name == 'topology' else 'numerical'} for name in table}
-    )
     constraints = [ByTopology(law, TOPOLOGIES) for law in laws]
-    return fit(make_synthesizer(table, metadata, constraints, epochs=60), table)
+    return fit(make_synthesizer(table, operating_point_metadata(table, TABLE), constraints, epochs=60), table)
 
 
 def check(fitted, rows):
@@ -107,6 +104,6 @@ def test_demand_far_outside_the_training_table_is_warned_of(fitted, table):
     demand = table.loc[table['topology'] == 'base', ['pd_mw_0', 'topology']].head(2).reset_index(drop=True)
     largest = table['pd_mw_0'].max()
     demand['pd_mw_0'] = largest + np.array([0.0, 0.2]) * np.ptp(table['pd_mw_0'])
-    with pytest.warns(UserWarning, match=rf"1 columns .*'pd_mw_0' in 1 of 2 rows .*to {largest:.6g}"):
+    with pytest.warns(UserWarning, match=rf"'pd_mw_0' in 1 of 2 rows lie outside .*to {largest:.6g}"):
         rows = sample_remaining_columns(fitted, demand)
     check(fitted, rows)
