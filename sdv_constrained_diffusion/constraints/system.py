@@ -188,7 +188,12 @@ class ConstraintSystem:
 
     def idle(self, deviation: Residuals) -> EquationMask:
         """True for inequalities that a row obeys: they ask nothing of it."""
-        return (self._lower < self._upper) & (deviation == 0)
+        return self.inequalities & (deviation == 0)
+
+    @property
+    def inequalities(self) -> Bool[Tensor, ' equation']:
+        """True for equations that leave room between their limits."""
+        return self._lower < self._upper
 
     def violation(self, residual: Residuals) -> Residuals:
         """How far each residual lies outside [lower, upper], at least 0, in its own unit."""

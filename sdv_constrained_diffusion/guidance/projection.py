@@ -161,6 +161,7 @@ def _newton_steps(chord: Chord, values: Table, fixed: ColumnMask, measure: Table
     # Whole sizes, so that every row's matrices lie in memory alike, and round alike.
     high, wide = -len(system.equations) % SIZE, -values.shape[1] % SIZE
     identity = torch.eye(len(system.equations) + high, dtype=values.dtype)
+    inequalities = torch.nn.functional.pad(system.inequalities, (0, high))[:, None]
     for _ in range(num_steps):
         jacobian = _standardised_jacobian(chord, current, fixed, deviation) * own[:, None, :]
         # An equation that no free column changes is judged in the end, and must not hide what the others gain.
@@ -181,16 +182,32 @@ def _newton_steps(chord: Chord, values: Table, fixed: ColumnMask, measure: Table
         right = torch.nn.functional.pad(asked, (0, high))[:, :, None]
         normal = jacobian @ jacobian.mT + damping[:, None, None] * identity
         multiplier, _ = torch.linalg.solve_ex(normal, right)
-        # No product of matrices: that of a single row rounds otherwise than those of many.
-        move = (jacobian * multiplier).sum(1)[:, : values.shape[1]]
-        trial = current - move * chord.scale * own
-        trial_deviation = chord.deviation(trial)
+        trial, trial_deviation = _trial(chord, current, own, jacobian, multiplier)
         better = trial_deviation.masked_fill(dead, 0).norm(dim=1) < size
+        # The others would push some inequalities farther inside than to their limits: held there they may bar the way.
+        released = inequalities & (multiplier * right < 0) & ~better[:, None, None]
+        if released.any():
+            others = jacobian.masked_fill(released, 0)
+            normal = others @ others.mT + damping[:, None, None] * identity
+            multiplier, _ = torch.linalg.solve_ex(normal, right.masked_fill(released, 0))
+            free, free_deviation = _trial(chord, current, own, others, multiplier)
+            helps = released.any(1)[:, 0] & (free_deviation.masked_fill(dead, 0).norm(dim=1) < size)
+            trial = torch.where(helps[:, None], free, trial)
+            trial_deviation = torch.where(helps[:, None], free_deviation, trial_deviation)
+            better |= helps
         current = torch.where(better[:, None], trial, current)
         deviation = torch.where(better[:, None], trial_deviation, deviation)
         damping = torch.where(better, damping / 10, damping * 10).clamp(1e-14, 1e6)
         result[pending] = current
     return result
+
+
+def _trial(chord: Chord, values: Table, own: Table, jacobian: Tensor, multiplier: Tensor) -> tuple[Table, Residuals]:
+    """Rows after a step, and their deviations; Jacobians may be padded, a multiplier has shape (row, equation, 1)."""
+    # No product of matrices: that of a single row rounds otherwise than those of many.
+    move = (jacobian * multiplier).sum(1)[:, : values.shape[1]]
+    trial = values - move * chord.scale * own
+    return trial, chord.deviation(trial)
 
 
 def _standardised_jacobian(chord: Chord, values: Table, fixed: ColumnMask, deviation: Residuals) -> Jacobians:
