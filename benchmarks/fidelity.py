@@ -32,7 +32,7 @@ from contestant import METHODS, PEERS
 from judge import all_pairs_error, efficacy, percent_error
 from power import spreads, wasserstein
 from real_tables import Task as Prediction
-from record import record
+from record import RESULTS, record
 from sdv_constrained_diffusion.report.classifier import (
     DISCRETE,
     auc_standard_error,
@@ -187,6 +187,13 @@ def run(task: Task, method: str, budget: int, seed: int, python: str) -> Figures
         return {**cost, 'error': str(error)}
 
 
+def recorded() -> set[tuple[str, str, int, int]]:
+    """Task, method, budget and seed of the runs that the file has already, 0 for no budget; failed ones, too."""
+    path = RESULTS / 'fidelity.jsonl'
+    lines = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
+    return {(line['task'], line['method'], line.get('budget_cpu_s') or 0, line['seed']) for line in lines}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--tasks', nargs='+', choices=TASKS, default=list(TASKS))
@@ -194,18 +201,21 @@ def main() -> None:
     parser.add_argument('--budgets', nargs='+', type=int, default=list(BUDGETS), help='CPU seconds of training')
     parser.add_argument('--seeds', nargs='+', type=int, default=[1])
     parser.add_argument('--peers-python', help='interpreter with synthyverse; without it those peers are left out')
+    parser.add_argument('--resume', action='store_true', help='leave out what the file has already')
     options = parser.parse_args()
+    done = recorded() if options.resume else set()
     # SDMetrics warns of constant columns, scikit-learn of what else tables are full of.
     warnings.simplefilter('ignore')
     for seed in options.seeds:
         for name in options.tasks:
             task = TASKS[name](seed)
             of_task = {'task': name, 'seed': seed, 'rows': len(task.train), 'columns': len(task.sdtypes)}
-            record('fidelity', **of_task, method='floor', **judged(task.train, task, seed))
+            if (name, 'floor', 0, seed) not in done:
+                record('fidelity', **of_task, method='floor', **judged(task.train, task, seed))
             for method in options.methods:
                 python = options.peers_python if method in PEERS else sys.executable
                 for budget in options.budgets if method not in BUDGETLESS else [None]:
-                    if python is not None:
+                    if python is not None and (name, method, budget or 0, seed) not in done:
                         figures = run(task, method, budget or 0, seed, python)
                         record('fidelity', **of_task, method=method, budget_cpu_s=budget, **figures)
 

@@ -36,6 +36,15 @@ def check_positive(argument: str, value: Any) -> None:
         raise SynthesizerInputError(f'{argument!r} must be a whole number above 0, or None; got {value!r}.')
 
 
+def check_epochs(epochs: Any) -> None:
+    """A whole number above 0, 'auto', or None."""
+    if epochs == 'auto':
+        return
+    if isinstance(epochs, str):
+        raise SynthesizerInputError(f"'epochs' must be 'auto', a whole number above 0, or None; got {epochs!r}.")
+    check_positive('epochs', epochs)
+
+
 def check_choice(argument: str, value: Any, choices: Any) -> None:
     """One of several names."""
     if not isinstance(value, str) or value not in choices:

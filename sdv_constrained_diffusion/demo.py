@@ -89,7 +89,7 @@ def run_pjm5(
         out: folder, made when missing, for `real.parquet`, `held_out.parquet`, `synthetic.parquet`, `model.pkl`,
             `report.html` and `report.json`; files of these names are replaced.
         seed: of loads, training and report.
-        epochs: passes over the training rows; the preset's number when None.
+        epochs: passes over the training rows; 'auto' when None.
         workers: processes that solve operating points.
         verbose: show progress on a terminal.
 
@@ -121,7 +121,7 @@ def run_pjm5(
 
     metadata = Metadata.detect_from_dataframes({TABLE: real})
     constraint = PowerFlow.from_pandapower(net, tolerance_mw=1e-6)
-    synthesizer = ConstrainedDiffusionSynthesizer(metadata, epochs=epochs, seed=seed, verbose=verbose)
+    synthesizer = ConstrainedDiffusionSynthesizer(metadata, epochs=epochs or 'auto', seed=seed, verbose=verbose)
     synthesizer.add_constraints([constraint])
     with clock.stage('training'):
         synthesizer.fit({TABLE: real})

@@ -39,6 +39,11 @@ MOST_LEVELS = 64
 """Noise levels at which errors are measured; a sampler with more steps takes the nearest."""
 
 
+HELD_OUT_SHARE, FEWEST_HELD_OUT, MOST_HELD_OUT = 0.1, 10, 2000
+"""Share of the training rows whose loss tells when to stop, and the fewest and most such rows; tables that would have
+fewer hold none out."""
+
+
 @dataclass(frozen=True)
 class Guidance:
     """How constraints correct each step of sampling.
@@ -144,15 +149,28 @@ class DiffusionModel:
             denoiser = preset.denoiser(encoder.layout).to(device)
         generator = torch.Generator().manual_seed(seed)
         denoiser.measure(encoder.training_rows(values, generator).numbers)
-        record = train(denoiser, lambda draw: encoder.training_rows(values, draw), plan, generator, verbose)
-        some = torch.randperm(len(values), generator=generator)[:TYPICAL_ROWS]
+        learned, held_out = _held_out(len(values), plan, generator)
+        record = train(
+            denoiser,
+            lambda draw: encoder.training_rows(values[learned], draw),
+            plan,
+            generator,
+            verbose,
+            encoder.encode(values[held_out], generator) if len(held_out) else None,
+        )
+        some = learned[torch.randperm(len(learned), generator=generator)[:TYPICAL_ROWS]]
         denoiser.requires_grad_(False).calibrate(encoder.encode(values[some], generator), generator)
         return cls(encoder, denoiser, preset, record, device)
 
     @property
     def loss_values(self) -> pd.DataFrame:
-        """Mean training loss of each epoch; columns 'Epoch' (from 0) and 'Loss'."""
-        return pd.DataFrame({'Epoch': range(len(self.record.losses)), 'Loss': self.record.losses})
+        """Mean training loss of each epoch, and that of held-out rows where it was measured; epochs from 0.
+
+        Columns 'Epoch', 'Loss' and 'Held-out Loss'.
+        """
+        epochs = range(len(self.record.losses))
+        held_out = pd.Series(self.record.held_out_losses, index=epochs, dtype='float64')
+        return pd.DataFrame({'Epoch': epochs, 'Loss': self.record.losses, 'Held-out Loss': held_out})
 
     def set_random_state(self, random_state: Any) -> None:
         """Starts the stream of rows anew.
@@ -266,3 +284,12 @@ class DiffusionModel:
         self.__dict__ = state
         if self.denoiser is not None and self._device == 'cuda' and torch.cuda.is_available():
             self.denoiser.to(self._device)
+
+
+def _held_out(num_rows: int, plan: TrainingPlan, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Numbers of the rows that are learned and of those that tell when to stop."""
+    count = 0 if plan.patience is None else min(int(HELD_OUT_SHARE * num_rows), MOST_HELD_OUT)
+    if count < FEWEST_HELD_OUT:
+        return torch.arange(num_rows), torch.arange(0)
+    order = torch.randperm(num_rows, generator=generator)
+    return order[count:], order[:count]

@@ -12,6 +12,7 @@ from sdv.errors import SamplingError
 from sdv_constrained_diffusion._numbers import finite_numbers
 from sdv_constrained_diffusion.arguments import (
     check_choice,
+    check_epochs,
     check_guidance,
     check_positive,
     check_seconds,
@@ -22,6 +23,7 @@ from sdv_constrained_diffusion.conditional import ConditionalSynthesizer
 from sdv_constrained_diffusion.constraints.diagnosis import diagnose
 from sdv_constrained_diffusion.constraints.reading import Reading
 from sdv_constrained_diffusion.diffusion.presets import PRESETS, Preset
+from sdv_constrained_diffusion.diffusion.training import TrainingRecord
 from sdv_constrained_diffusion.enforcement import Enforcement, check_columns
 from sdv_constrained_diffusion.errors import ConstraintError, DataError
 from sdv_constrained_diffusion.facts import TableFacts
@@ -54,8 +56,10 @@ class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
         locales: locales of personal data that SDV invents.
         preset: 'default' (minutes on two cores), 'paper' (the network and schedule of Hoseinpour and Dvorkin 2025,
             hours), or a `Preset` of your own, such as `paper_preset(decay_factor=0.5)`.
-        epochs: passes over the training rows. When None, as many as `max_time` allows; without that, the preset's
-            number, for large tables fewer.
+        epochs: passes over the training rows. 'auto' holds a tenth of the rows out, at most 2,000, and stops once the
+            loss on them does not fall any more, at `max_time`, or at the preset's number of steps, whichever comes
+            first; tables of less than 100 rows, and the preset 'paper', hold none out. A number, or None for as many as
+            `max_time` allows (without that, the preset's), learns from all rows.
         batch_size: rows per training step; the preset's number when None.
         max_time: processor seconds after which training ends, whatever `epochs` says; no limit when None. With it, a
             run on another machine gives another model.
@@ -83,7 +87,7 @@ class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
         enforce_rounding: bool = True,
         locales: list[str] | None = ['en_US'],  # noqa: B006  SDV's own default, read back by get_parameters
         preset: str | Preset = 'default',
-        epochs: int | None = None,
+        epochs: int | str | None = 'auto',
         batch_size: int | None = None,
         max_time: float | None = None,
         guidance: str = 'gauss_newton',
@@ -97,7 +101,7 @@ class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
         super().__init__(metadata, enforce_min_max_values, enforce_rounding, locales)
         if not isinstance(preset, Preset):
             check_choice('preset', preset, PRESETS)
-        check_positive('epochs', epochs)
+        check_epochs(epochs)
         check_positive('batch_size', batch_size)
         check_seconds('max_time', max_time)
         check_guidance(guidance, guidance_scale)
@@ -138,13 +142,17 @@ class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
         return processed
 
     def get_loss_values(self) -> pd.DataFrame:
-        """Mean training loss of each epoch; columns 'Epoch' (from 0) and 'Loss'.
+        """Mean training loss of each epoch, and that of held-out rows where it was measured (else NaN); epochs from 0.
+
+        Columns 'Epoch', 'Loss' and 'Held-out Loss'.
 
         Raises:
             NotFittedError: the synthesizer has not been fitted.
         """
         if self._fitted and self._model is None:
-            return pd.DataFrame({'Epoch': [], 'Loss': []})  # a table of keys: nothing was to be learned
+            return pd.DataFrame(
+                {'Epoch': [], 'Loss': [], 'Held-out Loss': []}
+            )  # a table of keys: nothing was to be learned
         return self._fitted_model('Loss values').loss_values
 
     def get_loss_values_plot(self, title: str = 'Loss per epoch') -> Any:
@@ -158,7 +166,10 @@ class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
         """
         import plotly.express as px
 
-        return px.line(self.get_loss_values(), x='Epoch', y='Loss', title=title)
+        losses = self.get_loss_values()
+        drawn = [name for name in ('Loss', 'Held-out Loss') if losses[name].notna().any()]
+        figure = px.line(losses, x='Epoch', y=drawn, title=title, labels={'value': 'Loss', 'variable': ''})
+        return figure.update_traces(connectgaps=True)
 
     def _validate(self, table_data: pd.DataFrame) -> list[str]:
         """Refuses tables that cannot be learned from, before any training; SDV calls it from `fit` and `validate`."""
@@ -222,8 +233,11 @@ class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
     def _fit(self, processed_data: pd.DataFrame) -> None:
         preset = self.preset if isinstance(self.preset, Preset) else PRESETS[self.preset]()
         plan = dataclasses.replace(preset.plan, batch_size=self.batch_size or preset.plan.batch_size)
-        if self.epochs is not None or self.max_time is not None:
-            plan = dataclasses.replace(plan, epochs=self.epochs, max_steps=None, max_time=self.max_time)
+        if self.epochs != 'auto':
+            plan = dataclasses.replace(plan, patience=None)
+        if self.epochs not in ('auto', None) or self.max_time is not None:
+            epochs = None if isinstance(self.epochs, str) else self.epochs
+            plan = dataclasses.replace(plan, epochs=epochs, max_steps=None, max_time=self.max_time)
         described = self._get_table_metadata().columns
         processed_data = in_order(processed_data.reset_index(drop=True), list(described))
         self._learn_constraints(processed_data)
@@ -239,7 +253,21 @@ class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
             device='cuda' if self.enable_gpu and torch.cuda.is_available() else 'cpu',
             verbose=self.verbose,
         )
+        self._report_training(self._model.record)
         self._enforcement.complete(self._model, processed_data)
+
+    def _report_training(self, record: TrainingRecord) -> None:
+        """Says how training ended, where rows were held out for that."""
+        if not record.num_held_out:
+            return
+        lowest = min(record.held_out_losses, key=lambda epoch: record.held_out_losses[epoch])
+        last = record.held_out_losses[max(record.held_out_losses)]
+        ended = 'stopped, as it did not fall any more,' if record.stalled_at is not None else 'ended'
+        self._tell(
+            f'{record.num_held_out} rows were held out: their loss was lowest, '
+            f'{record.held_out_losses[lowest]:.4f}, after {lowest + 1} epochs; training {ended} '
+            f'after {len(record.losses)} with {last:.4f}.'
+        )
 
     def _sdtypes_as_they_are(self) -> dict[str, str]:
         """The sdtypes of the columns that no transformer rewrites."""

@@ -180,7 +180,7 @@ def test_tables_of_one_kind_of_column_and_of_few_rows(columns, num_rows):
 def test_a_table_of_keys_has_no_losses():
     synthesizer = fit(make_synthesizer(mixed_table(50)[['id']]), mixed_table(50)[['id']])
     assert synthesizer.get_loss_values().empty
-    assert list(synthesizer.get_loss_values().columns) == ['Epoch', 'Loss']
+    assert list(synthesizer.get_loss_values().columns) == ['Epoch', 'Loss', 'Held-out Loss']
 
 
 def test_one_row_comes_back_as_it_is():

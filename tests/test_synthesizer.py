@@ -5,14 +5,22 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.stats import ks_2samp
 from sdv.errors import NotFittedError, SamplingError, SynthesizerInputError
 from sdv.sampling import Condition
 from sdv.utils import load_synthesizer
 
 from sdv_constrained_diffusion import ConstrainedDiffusionSynthesizer, constraint
-from sdv_constrained_diffusion.diffusion.presets import paper_preset
+from sdv_constrained_diffusion.diffusion.backbone import ResidualMLP
+from sdv_constrained_diffusion.diffusion.denoiser import PreconditionedDenoiser
+from sdv_constrained_diffusion.diffusion.presets import Preset, default_preset, paper_preset
+from sdv_constrained_diffusion.diffusion.sampler import MultistepSampler
+from sdv_constrained_diffusion.diffusion.schedule import EDMSchedule
+from sdv_constrained_diffusion.diffusion.training import TrainingPlan, TrainingRecord
 from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError, ConstraintMismatchError, DataError
+from sdv_constrained_diffusion.model import DiffusionModel
+from sdv_constrained_diffusion.tabular.encoder import TableEncoder
 from sdv_version import fit, metadata_of, sample, sample_from_conditions, sample_remaining_columns
 
 
@@ -133,7 +141,7 @@ def test_parameters_losses_and_plot(fresh):
     assert parameters['guidance'] == 'gauss_newton'
     assert parameters['enforce_rounding'] is True
     losses = fresh.get_loss_values()
-    assert list(losses.columns) == ['Epoch', 'Loss']
+    assert list(losses.columns) == ['Epoch', 'Loss', 'Held-out Loss']
     assert losses['Epoch'].tolist() == list(range(30))
     assert losses['Loss'].tail(5).mean() < losses['Loss'].head(5).mean()
     figure = fresh.get_loss_values_plot(title='Losses')
@@ -217,6 +225,7 @@ def test_fixed_values_on_free_and_guided_columns_hold_together_with_the_constrai
         ({'preset': 'fast'}, "'preset' must be one of \\['default', 'paper'\\]; got 'fast'"),
         ({'guidance': 'newton'}, "'guidance' must be one of .*; got 'newton'"),
         ({'epochs': 0}, "'epochs' must be a whole number above 0, or None; got 0"),
+        ({'epochs': 'many'}, "'epochs' must be 'auto', a whole number above 0, or None; got 'many'"),
         ({'batch_size': -5}, "'batch_size' must be .* got -5"),
         ({'guidance_scale': -1.0}, "'guidance_scale' must be .* got -1.0"),
         ({'guidance_scale': None}, "'guidance_scale' must be .* got None"),
@@ -261,6 +270,54 @@ def test_missing_column_and_nan_residual_are_refused_before_training(data):
 
     with pytest.raises(ConstraintError, match=r'undefined must be finite on every row; its equation'):
         fit(make_synthesizer(data, [undefined]), data)
+
+
+def test_auto_epochs_hold_rows_out_and_report_their_loss(data, capsys):
+    """Four hundred rows overfit soon: the run stops by itself, far from the most steps of the recipe."""
+    small = Preset(
+        'quantile',
+        lambda layout: PreconditionedDenoiser(ResidualMLP(layout.num_features, 32, 1), EDMSchedule(), layout),
+        TrainingPlan(epochs=None, max_steps=20_000, learning_rate=0.02, decay='trapezoid', patience=0.4),
+        MultistepSampler(10),
+    )
+    synthesizer = make_synthesizer(data, [], epochs='auto', preset=small, verbose=True)
+    fit(synthesizer, data)
+    losses = synthesizer.get_loss_values()
+    held_out = losses['Held-out Loss'].dropna()
+    assert len(losses) < 20_000
+    assert len(held_out) > 10
+    told = capsys.readouterr().out
+    lowest = f'{held_out.min():.4f}, after {held_out.idxmin() + 1} epochs'
+    assert f'40 rows were held out: their loss was lowest, {lowest}; training stopped' in told
+    assert f'training stopped, as it did not fall any more, after {len(losses)} with {held_out.iloc[-1]:.4f}.' in told
+    figure = synthesizer.get_loss_values_plot()
+    np.testing.assert_array_equal(figure.data[1].y, losses['Held-out Loss'])
+
+
+@pytest.mark.parametrize(('num_rows', 'arguments'), [(99, {'epochs': 'auto'}), (400, {'epochs': None})])
+def test_small_tables_and_fixed_epochs_hold_nothing_out(data, num_rows, arguments, capsys):
+    synthesizer = make_synthesizer(data, [], max_time=0.5, verbose=True, **arguments)
+    fit(synthesizer, data.head(num_rows))
+    assert synthesizer.get_loss_values()['Held-out Loss'].isna().all()
+    assert 'held out' not in capsys.readouterr().out
+
+
+def test_held_out_rows_are_not_learned(data, monkeypatch):
+    """What is drawn for training and what is held out are the whole table, each row once."""
+    data, seen = data.drop(columns='price'), {}  # prices repeat, and their places are drawn
+
+    def watched(denoiser, draw_rows, plan, generator, verbose, held_out):
+        seen.update(learned=draw_rows(generator)[torch.arange(360)], held_out=held_out)
+        return TrainingRecord()
+
+    monkeypatch.setattr('sdv_constrained_diffusion.model.train', watched)
+    DiffusionModel.fit(data, default_preset(), default_preset().plan, continuous=list(data.columns), seed=1)
+    encoder = TableEncoder.fit(data, continuous=list(data.columns))
+    expected = encoder.encode(encoder.values(data))
+    found = torch.cat([seen['learned'], seen['held_out']])
+    order, same = found[:, 0].argsort(), expected[:, 0].argsort()
+    torch.testing.assert_close(found[order], expected[same])
+    assert len(seen['held_out']) == 40
 
 
 def test_grossly_missed_constraint_is_refused_with_its_residual(data):

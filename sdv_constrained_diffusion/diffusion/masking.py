@@ -12,6 +12,7 @@ Every rule about discrete columns stands in this file: another treatment replace
 """
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from sdv_constrained_diffusion._layout import Layout
@@ -79,20 +80,19 @@ class Masking:
         rank = draw[:, 1:].masked_fill(~hidden, 2).argsort(1).argsort(1)
         return (rank + draw[:, :1]) / hidden.sum(1, keepdim=True).clamp(min=1)
 
-    def reveal(self, x_t: Rows, x0_hat: Rows, revealed: Blocks, generator: torch.Generator) -> Levels:
+    def reveal(self, x_t: Rows, x0_hat: Rows, revealed: Blocks, places: Float[Tensor, 'row block']) -> Levels:
         """Reveals some of the hidden blocks, drawing their levels; gives the levels, shape (row, level).
 
         Args:
             x_t: noisy rows.
             x0_hat: estimate of the clean rows, whose blocks hold probabilities.
             revealed: which blocks; those that are not hidden stay as they are.
-            generator: the only source of randomness.
+            places: uniform draws from [0, 1): a level is that of the place in the distribution function.
         """
         layout, revealed = self.layout, revealed & self.layout.hidden(x_t)
-        place = torch.rand(*revealed.shape, generator=generator, dtype=x_t.dtype)
         below = layout.per_level(layout.levels(x0_hat), lambda view: view.cumsum(2))
         # Inverse of the distribution function; its last value, not 1, so that rounding invents no level.
-        target = layout.spread(place * layout.per_block(below, lambda view: view[:, :, -1]))
+        target = layout.spread(places * layout.per_block(below, lambda view: view[:, :, -1]))
         drawn = layout.per_block(below <= target, lambda view: view.sum(2).clamp(max=view.shape[2] - 1))
         levels = layout.one_hot(torch.where(revealed, drawn, -1))
         return torch.where(layout.spread(revealed), levels, layout.levels(x_t))

@@ -8,7 +8,9 @@ import itertools
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.quasirandom import SobolEngine
 
 from sdv_constrained_diffusion._types import FeatureMask, Numbers, Rows
 from sdv_constrained_diffusion.diffusion.denoiser import Denoiser
@@ -162,14 +164,21 @@ class _Run:
         return rows[:, : self._num_numbers]
 
     def normal(self) -> Numbers:
-        """Standard normal numbers for every row."""
+        """Standard normal numbers for every row, independent of all others."""
         return torch.randn(self._num_rows, self._num_numbers, generator=self._generator, dtype=torch.float64)
 
     def start(self, t: Tensor) -> Rows:
-        """`x_T` as the denoiser expects it; discrete columns hidden."""
+        """`x_T` as the denoiser expects it; discrete columns hidden.
+
+        The noise, and the places in the distribution functions by which levels are drawn, are spread evenly over the
+        rows: what a table of such rows shows scatters less than of independent ones, and each row is what it was.
+        """
+        num_blocks = 0 if self._masking is None else self._masking.layout.num_blocks
         known = None if self._given is None else self._given.known
         x_t = torch.zeros(self._num_rows, self._num_features, dtype=torch.float64)
-        x_t[:, : self._num_numbers] = self._denoiser.prior(self.normal(), t, known)
+        places = evenly_spread(self._num_rows, self._num_numbers + num_blocks, self._generator)
+        z, self._places = torch.special.ndtri(places[:, : self._num_numbers]), places[:, self._num_numbers :]
+        x_t[:, : self._num_numbers] = self._denoiser.prior(z, t, known)
         x_t = self._impose(x_t)
         if self._masking is not None:
             self._turns = self._masking.turns(x_t, self._generator)
@@ -192,7 +201,7 @@ class _Run:
         if self._masking is None:
             return self._impose(x_s)
         revealed = self._turns >= self._denoiser.schedule.hidden_share(s)
-        return self._impose(torch.cat([x_s, self._masking.reveal(x_t, x0_hat, revealed, self._generator)], dim=1))
+        return self._impose(torch.cat([x_s, self._masking.reveal(x_t, x0_hat, revealed, self._places)], dim=1))
 
     def back(self, x_s: Rows, x_t: Rows, at: Noise, to: Noise) -> Rows:
         r"""Noise from s to t: `x_t = r x_s + \sqrt{\sigma_t^2 - r^2 \sigma_s^2} z`, `r = \alpha_t / \alpha_s`.
@@ -209,3 +218,16 @@ class _Run:
 
     def _impose(self, rows: Rows) -> Rows:
         return rows if self._given is None else torch.where(self._given.known, self._given.rows, rows)
+
+
+def evenly_spread(num_rows: int, num_places: int, generator: torch.Generator) -> Float[Tensor, 'row place']:
+    """Points of the unit cube: a Sobol' sequence, scrambled anew each time (Owen 1998), so that each point is uniform.
+
+    Any place alone is as even over 2^k rows as rows can be. Cubes of more than `SobolEngine.MAXDIM` dimensions get
+    independent points.
+    """
+    if not 0 < num_places <= SobolEngine.MAXDIM:
+        return torch.rand(num_rows, num_places, generator=generator, dtype=torch.float64)
+    seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
+    points = SobolEngine(num_places, scramble=True, seed=seed).draw(num_rows, dtype=torch.float64)
+    return points + 0.5 ** (SobolEngine.MAXBIT + 1)  # the middle of a cell: never 0 or 1

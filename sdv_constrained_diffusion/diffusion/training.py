@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -23,6 +23,18 @@ REFERENCE_WEIGHTS = 700_000
 REDRAWN_AFTER = 200
 """Steps after which what values leave open is drawn anew, at the end of an epoch; drawing may cost as much as a few."""
 
+COOLING = 0.25
+"""Share of a 'trapezoid' run in which the learning rate falls."""
+
+FIRST_MEASURED, MEASURED_AFTER = 50, 0.05
+"""Steps before the held-out loss is measured, and the share of the run so far after which it is measured again."""
+
+FEWEST_STEPS = 500
+"""Steps before a loss that does not fall counts as stalled."""
+
+NOISED = 2000
+"""Rows, with repetitions under other noise, on which a held-out loss is measured."""
+
 _BAR = '{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}'
 
 
@@ -39,12 +51,15 @@ class TrainingPlan:
         batch_size: rows per optimiser step.
         learning_rate: largest learning rate.
         weight_decay: AdamW's decoupled decay; 0 is Adam.
-        decay: 'cosine' to 0 over the run after a warm-up, or 'exponential': times `decay_factor` every `decay_steps`.
-        warmup_steps: steps of linear warm-up (cosine only), at most a tenth of the run.
+        decay: after a warm-up 'cosine' to 0 over the run, or 'trapezoid': constant, then linear to 0 in the last
+            quarter; or 'exponential': times `decay_factor` every `decay_steps`.
+        warmup_steps: steps of linear warm-up (not with 'exponential'), at most a tenth of the run.
         decay_steps: see `decay`.
         decay_factor: see `decay`.
         ema: decay of the running mean of the weights that sampling uses; 0 switches it off.
         clip: largest gradient norm of a step; infinite switches clipping off.
+        patience: a run with held-out rows ends early once this share of its steps has not lowered their loss: the
+            last quarter begins then (the rate must be 'trapezoid'). None holds no rows out.
     """
 
     epochs: int | None = 500
@@ -59,6 +74,7 @@ class TrainingPlan:
     decay_factor: float = 0.9
     ema: float = 0.998
     clip: float = 1.0
+    patience: float | None = None
 
 
 @dataclass
@@ -68,10 +84,17 @@ class TrainingRecord:
     Attributes:
         losses: mean loss of each epoch.
         cpu_seconds: processor time of each epoch, all threads.
+        held_out_losses: by epoch, the loss of held-out rows under the running mean of the weights, where it was
+            measured; the last one after training.
+        stalled_at: epoch in which that loss was found not to fall any more; None where it went on falling.
+        num_held_out: rows that were held out.
     """
 
     losses: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
+    held_out_losses: dict[int, float] = field(default_factory=dict)
+    stalled_at: int | None = None
+    num_held_out: int = 0
 
 
 class TrainingRows(Protocol):
@@ -90,6 +113,7 @@ def train(
     plan: TrainingPlan,
     generator: torch.Generator,
     verbose: bool = False,
+    held_out: Rows | None = None,
 ) -> TrainingRecord:
     """Trains a denoiser in place and leaves the averaged weights in it.
 
@@ -100,6 +124,7 @@ def train(
         plan: epochs, batch size, learning rate and the like.
         generator: the only source of randomness.
         verbose: show a progress bar with the loss, when on a terminal.
+        held_out: clean rows of model space that are not among those drawn; needed for the plan's `patience`.
     """
     rows = draw_rows(generator)
     batches = math.ceil(len(rows) / plan.batch_size)
@@ -113,7 +138,9 @@ def train(
     )
     clock = _Clock(plan, epochs * batches)
     averaged = AveragedModel(denoiser, multi_avg_fn=_running_mean(plan.ema)) if plan.ema else None
-    record = TrainingRecord()
+    sampled = cast(Denoiser, denoiser if averaged is None else averaged.module)
+    stall = None if held_out is None or plan.patience is None else _Stall(held_out, plan.patience)
+    record = TrainingRecord(num_held_out=0 if held_out is None else len(held_out))
     since_drawn = 0
     with tqdm(total=100, desc='Training', bar_format=_BAR, disable=None if verbose else True) as bar:
         for epoch in range(epochs):
@@ -130,12 +157,21 @@ def train(
                     averaged.update_parameters(denoiser)
                 total, seen = total + loss.item() * len(batch), seen + len(batch)
                 over = clock.tick()
+                if stall is not None and (over or clock.step >= stall.due):
+                    record.held_out_losses[epoch] = stall.measure(sampled, clock.step)
+                    if stall.found and clock.cool():
+                        record.stalled_at = epoch
                 bar.update(100 * clock.progress - bar.n)
                 if over:
                     break
             record.losses.append(total / seen)
             record.cpu_seconds.append(time.process_time() - start)
-            bar.set_postfix(epoch=epoch + 1, loss=f'{record.losses[-1]:.4f}')
+            held_out_loss = record.held_out_losses.get(epoch)
+            bar.set_postfix(
+                epoch=epoch + 1,
+                loss=f'{record.losses[-1]:.4f}',
+                **({} if held_out_loss is None else {'held_out': f'{held_out_loss:.4f}'}),
+            )
             if clock.over:
                 break
             since_drawn += batches
@@ -146,38 +182,73 @@ def train(
     return record
 
 
+class _Stall:
+    """Watches the loss of held-out rows, always under the same noise, so that it changes with the weights only."""
+
+    def __init__(self, held_out: Rows, patience: float) -> None:
+        self._rows = held_out.repeat(math.ceil(NOISED / len(held_out)), 1)[: max(NOISED, len(held_out))]
+        self._patience, self._lowest, self._lowest_at = patience, math.inf, 0
+        self.due, self.found = FIRST_MEASURED, False
+
+    def measure(self, denoiser: Denoiser, step: int) -> float:
+        """The loss after so many steps; `found` says whether it has stalled."""
+        generator, losses = torch.Generator().manual_seed(0), []
+        with torch.no_grad():
+            for part in self._rows.split(512):
+                losses.append(denoiser.loss(part, generator))
+        loss = float(torch.cat(losses).mean())
+        if loss < self._lowest:
+            self._lowest, self._lowest_at = loss, step
+        self.found = step >= FEWEST_STEPS and self._lowest_at <= (1 - self._patience) * step
+        self.due = step + max(FIRST_MEASURED, int(MEASURED_AFTER * step))
+        return loss
+
+
 class _Clock:
-    """How far a run is, by its steps or, where that is farther, by its time."""
+    """How far a run is, by its steps or, where that is farther, by its time.
+
+    Attributes:
+        step: steps that were made.
+    """
 
     def __init__(self, plan: TrainingPlan, num_steps: int) -> None:
         """Starts the clock."""
-        self._plan, self._num_steps, self._step = plan, num_steps, 0
-        self._start, self._elapsed = time.process_time(), 0.0
+        self._plan, self._num_steps, self.step = plan, num_steps, 0
+        self._start, self._elapsed, self._pace = time.process_time(), 0.0, 1.0
         self._warmup = max(min(plan.warmup_steps, num_steps // 10), 1)
 
     def rate(self) -> float:
         """Learning rate of the next step, as a share of the largest."""
-        plan, step = self._plan, self._step
+        plan, step = self._plan, self.step
         if plan.decay == 'exponential':
             return plan.decay_factor ** (step // plan.decay_steps)
-        return min((step + 1) / self._warmup, 0.5 * (1 + math.cos(math.pi * self.progress)))
+        left = 1 - self.progress
+        decayed = left / COOLING if plan.decay == 'trapezoid' else 0.5 * (1 - math.cos(math.pi * left))
+        return min((step + 1) / self._warmup, decayed, 1.0)
 
     @property
     def progress(self) -> float:
         """Share of the run that is over."""
-        return min(max(self._step / self._num_steps, self._elapsed), 1.0)
+        return min(self._pace * max(self.step / self._num_steps, self._elapsed), 1.0)
+
+    def cool(self) -> bool:
+        """Lets the last `COOLING` of the run begin now, if it has not begun yet; True if so."""
+        begins = self.progress < 1 - COOLING
+        if begins:
+            self._pace = (1 - COOLING) / self.progress
+        return begins
 
     def tick(self) -> bool:
-        """Counts a step; True when the time is over."""
-        self._step += 1
+        """Counts a step; True when the run is over."""
+        self.step += 1
         if self._plan.max_time is not None:
             self._elapsed = (time.process_time() - self._start) / self._plan.max_time
         return self.over
 
     @property
     def over(self) -> bool:
-        """Whether the time is over."""
-        return self._elapsed >= 1
+        """Whether the run is over."""
+        return self.progress >= 1
 
 
 def _running_mean(ema: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:

@@ -1,6 +1,6 @@
 """A processed table <-> rows in model space."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,13 @@ from sdv_constrained_diffusion.tabular.masses import (
 )
 from sdv_constrained_diffusion.tabular.quantiles import QuantileCodec
 
-SCALINGS: dict[str, type[AffineCodec] | type[QuantileCodec]] = {'minmax': AffineCodec, 'quantile': QuantileCodec}
+Scaling = Callable[[np.ndarray, Sequence[bool]], ColumnCodec]
+"""Columns, shape (row, column), and which of them take few values, each often -> their codec."""
+
+SCALINGS: dict[str, Scaling] = {
+    'minmax': lambda values, stepped: AffineCodec.fit(values),
+    'quantile': lambda values, stepped: QuantileCodec.fit(values, stepped=stepped),
+}
 """Codecs of numbers that vary, by the name that presets use."""
 
 
@@ -95,20 +101,21 @@ class TableEncoder:
         for place, name in enumerate(data.columns):
             column = values[:, place]
             spread = SOLVER_DIGITS if name in continuous else ROUNDING
+            if name not in categories and name not in continuous and len(lattice := observed_levels(column)):
+                lattices[name] = torch.from_numpy(lattice)
             if is_constant(column, spread):
                 same.append(place)
             elif name in categories:
                 levels.append(place)
-            elif codec := _inflated(column, scaling, spread, name in continuous):
+            elif codec := _inflated(column, scaling, spread, name in continuous, name in lattices):
                 found.append((codec, [place]))
             else:
                 plain.append(place)
-            if name not in categories and name not in continuous and len(lattice := observed_levels(column)):
-                lattices[name] = torch.from_numpy(lattice)
         if same:
             found.append((ConstantCodec.fit(values[:, same]), same))
         if plain:
-            found.insert(0, (SCALINGS[scaling].fit(values[:, plain]), plain))
+            stepped = [data.columns[place] in lattices for place in plain]
+            found.insert(0, (SCALINGS[scaling](values[:, plain], stepped), plain))
         if levels:
             found.append((DiscreteCodec.fit(values[:, levels]), levels))
         parts, layout = _arrange(found)
@@ -279,7 +286,7 @@ def _values(data: pd.DataFrame, categories: dict[str, Categories]) -> np.ndarray
     return np.stack(columns, axis=1) if columns else np.zeros((len(data), 0))
 
 
-def _inflated(column: np.ndarray, scaling: str, spread: float, censored: bool) -> InflatedCodec | None:
+def _inflated(column: np.ndarray, scaling: str, spread: float, censored: bool, stepped: bool) -> InflatedCodec | None:
     """The codec of a column that needs a state beside its number; None for one that does not.
 
     A spike at the end of a censored column's range needs none: it is what a limit made of numbers beyond it, and normal
@@ -296,7 +303,11 @@ def _inflated(column: np.ndarray, scaling: str, spread: float, censored: bool) -
         exact, rest = [*exact, float(np.median(rest))], rest[:0]
     if not exact and len(present) == len(column):
         return None
-    return InflatedCodec.fit(column, exact, resolution, SCALINGS[scaling].fit if len(rest) else None)
+
+    def codec(others: np.ndarray) -> ColumnCodec:
+        return SCALINGS[scaling](others, [stepped])
+
+    return InflatedCodec.fit(column, exact, resolution, codec if len(rest) else None)
 
 
 def _others(values: np.ndarray, exact: list[float], resolution: float) -> np.ndarray:

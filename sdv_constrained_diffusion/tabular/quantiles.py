@@ -50,6 +50,7 @@ class QuantileCodec(ColumnCodec):
         num_knots: int = 200,
         smallest_mass: float = SMALLEST_SHARE,
         resolution: float = RESOLUTION,
+        stepped: Sequence[bool] | None = None,
     ) -> 'QuantileCodec':
         """Fits the knots on some columns.
 
@@ -58,9 +59,11 @@ class QuantileCodec(ColumnCodec):
             num_knots: number of quantiles between which the map is linear.
             smallest_mass: share of the rows above which a value counts as a point mass.
             resolution: values closer than this count as one, see `resolution_of`.
+            stepped: columns of which every value is a step of F, however rare it is; none by default.
         """
         gaps = resolution_of(values, resolution)
-        knots = [_knots(column, gap, num_knots, smallest_mass) for column, gap in zip(values.T, gaps, strict=True)]
+        smallest = np.where(np.zeros(values.shape[1], bool) if stepped is None else stepped, 0.0, smallest_mass)
+        knots = [_knots(*each, num_knots) for each in zip(values.T, gaps, smallest, strict=True)]
         longest = max(map(len, knots)) + 1
         features, knot_values = torch.from_numpy(np.stack([_extend(each, longest) for each in knots])).unbind(2)
         codec = cls(features.contiguous(), knot_values.contiguous(), torch.from_numpy(gaps))
@@ -139,16 +142,22 @@ class QuantileCodec(ColumnCodec):
         return table.gather(1, index.clamp(0, table.shape[1] - 1))
 
 
-def _knots(values: np.ndarray, resolution: float, num_knots: int, smallest_mass: float) -> np.ndarray:
-    """Knots (feature, value) of one column, shape (knot, 2): two per point mass, quantiles between the masses."""
+def _knots(values: np.ndarray, resolution: float, smallest_mass: float, num_knots: int) -> np.ndarray:
+    """Knots (feature, value) of one column, shape (knot, 2): two per point mass, quantiles between the masses.
+
+    Towards the ends of the column quantiles stand ever closer, so that a heavy tail bends as the values do.
+    """
     ordered = np.sort(values)
     num_rows = len(ordered)
-    masses = mass_windows(ordered, resolution, max(smallest_mass * num_rows, 1.0))
+    masses = mass_windows(ordered, resolution, max(smallest_mass * num_rows, 1.0) if smallest_mass else 0.0)
+    tail = 2 ** np.arange(num_rows.bit_length()) - 1
+    tails = np.r_[tail, num_rows - 1 - tail]
     knots, free_from = [], 0
     for start, end in [*masses, (num_rows, num_rows)]:
         number = max(round(num_knots * (start - free_from) / num_rows), 2)
         if start > free_from:
-            between = np.unique(np.linspace(free_from, start - 1, number).round().astype(int))
+            even = np.linspace(free_from, start - 1, number).round().astype(int)
+            between = np.union1d(even, tails[(free_from <= tails) & (tails < start)])
             knots += [(index + 0.5, ordered[index]) for index in between]
         if end > start:
             mass = ordered[(start + end) // 2]

@@ -128,6 +128,10 @@ def test_probabilities_are_a_softmax_where_hidden_and_the_level_elsewhere(num_ro
         first += size
 
 
+def uniform(num_rows, num_blocks, seed=0):
+    return torch.rand(num_rows, num_blocks, generator=generator(seed), dtype=torch.float64)
+
+
 @settings(deadline=None)
 @given(share=st.sampled_from([0.0, 0.4, 1.0]), seed=st.integers(0, 1000))
 def test_revealed_blocks_never_change(share, seed):
@@ -137,7 +141,7 @@ def test_revealed_blocks_never_change(share, seed):
     # What the estimate says of revealed blocks must not matter.
     estimate[:, 2:] = torch.where(LAYOUT.spread(hidden), estimate[:, 2:], random_logits(30, seed))
     chosen = torch.rand(30, 4, generator=generator(seed)) < share
-    levels = MASKING.reveal(x_t, estimate, chosen, generator(seed))
+    levels = MASKING.reveal(x_t, estimate, chosen, uniform(30, 4, seed))
     x_s = torch.cat([LAYOUT.numbers(rows), levels], dim=1)
     assert torch.equal(levels[~LAYOUT.spread(hidden)], LAYOUT.levels(rows)[~LAYOUT.spread(hidden)])
     now_hidden = LAYOUT.hidden(x_s)
@@ -152,7 +156,7 @@ def test_reveal_draws_the_estimates_levels():
     num_rows = 12_000
     estimate = torch.cat([numbers(0.0, 0.0), *LAYOUT.frequencies]).expand(num_rows, -1)
     everything = torch.ones(num_rows, 4, dtype=torch.bool)
-    levels = MASKING.reveal(torch.zeros_like(estimate), estimate, everything, generator())
+    levels = MASKING.reveal(torch.zeros_like(estimate), estimate, everything, uniform(num_rows, 4))
     first = 0
     for size, expected in zip(SIZES, LAYOUT.frequencies, strict=True):
         counts = levels[:, first : first + size].sum(0)
@@ -180,7 +184,7 @@ def test_the_turns_of_a_row_are_evenly_spaced_and_each_is_uniform():
     total=st.sampled_from([1.0, 1 - 1e-15, 1 + 1e-15, 0.5]),
 )
 def test_no_level_of_probability_zero_is_drawn(weights, total):
-    """At the ends of what the generator can give, 0 and the largest number below 1, and between them.
+    """At the ends of the places there are, 0 and the largest number below 1, and between them.
 
     A network's probabilities sum to 1 up to rounding only: that must not make room for a level beyond them.
     """
@@ -189,10 +193,8 @@ def test_no_level_of_probability_zero_is_drawn(weights, total):
     layout = Layout(0, [shares])
     places = torch.tensor([0.0, 1e-300, 0.25, 0.5, 1 - 2**-53], dtype=torch.float64)[:, None]
     estimate = shares.expand(len(places), -1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, 'rand', lambda *_, **__: places)
-        revealed = torch.ones(len(places), 1, dtype=torch.bool)
-        levels = Masking(layout).reveal(torch.zeros_like(estimate), estimate, revealed, generator())
+    revealed = torch.ones(len(places), 1, dtype=torch.bool)
+    levels = Masking(layout).reveal(torch.zeros_like(estimate), estimate, revealed, places)
     assert (levels.sum(1) == 1).all()
     assert (shares[levels.argmax(1)] > 0).all()
 

@@ -7,9 +7,17 @@ import torch
 from exact_denoisers import GAUSSIAN, MIXTURE, MixtureDenoiser, numbers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
+from torch.quasirandom import SobolEngine
 
 from sdv_constrained_diffusion.diffusion.denoiser import Denoiser
-from sdv_constrained_diffusion.diffusion.sampler import AncestralSampler, MultistepSampler, ddim_step, multistep
+from sdv_constrained_diffusion.diffusion.sampler import (
+    AncestralSampler,
+    MultistepSampler,
+    ddim_step,
+    evenly_spread,
+    multistep,
+)
 from sdv_constrained_diffusion.diffusion.schedule import DiscreteSchedule, EDMSchedule, Noise, linear_schedule
 
 EDM = EDMSchedule(smallest=1e-3, largest=20.0)
@@ -34,7 +42,7 @@ def affine_moments(sampler, denoiser):
     """
     alpha, sigma = denoiser.schedule.noise(denoiser.schedule.grid(1)[0])
     scale = (alpha**2 + sigma**2).sqrt()
-    start = scale * torch.randn(8, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    start = scale * torch.special.ndtri(evenly_spread(8, 2, torch.Generator().manual_seed(1)))
     rows = draw(sampler, denoiser, 8)
     design = torch.cat([start, torch.ones(8, 1, dtype=torch.float64)], dim=1)
     solution = torch.linalg.lstsq(design, rows).solution
@@ -275,7 +283,7 @@ def test_last_step_lands_on_the_estimate(sampler, schedule):
 
 
 def test_first_noise_has_the_marginals_scale():
-    """With one step and an estimate that repeats its input, the rows are x_T itself: `randn * sqrt(1 + sigma_T^2)`."""
+    """With one step and an estimate that repeats its input, the rows are x_T itself: `z * sqrt(1 + sigma_T^2)`."""
 
     class Repeat(Denoiser):
         schedule = EDM
@@ -286,7 +294,7 @@ def test_first_noise_has_the_marginals_scale():
         def loss(self, x_0, generator):
             raise NotImplementedError
 
-    normal = torch.randn(5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    normal = torch.special.ndtri(evenly_spread(5, 2, torch.Generator().manual_seed(1)))
     expected = normal * math.sqrt(1 + 20**2)
     torch.testing.assert_close(draw(MultistepSampler(1), Repeat(), 5), expected, rtol=1e-14, atol=0)  # one product
     Repeat.schedule = DDPM
@@ -318,6 +326,38 @@ def test_the_generator_is_the_only_randomness(sampler, seed):
     torch.manual_seed(seed + 1)
     assert torch.equal(draw(sampler, denoiser, 4, seed), rows)
     assert not torch.equal(draw(sampler, denoiser, 4, seed + 1), rows)
+
+
+@settings(deadline=None)
+@given(power=st.integers(0, 10), num_places=st.integers(1, 600), seed=st.integers(0, 1000))
+def test_places_are_as_even_as_rows_can_be(power, num_places, seed):
+    """Over 2^k rows each place has one row in every 2^k-th part of the interval, and none is 0 or 1."""
+    places = evenly_spread(2**power, num_places, torch.Generator().manual_seed(seed))
+    assert torch.equal((places * 2**power).long().sort(0).values, torch.arange(2**power)[:, None].expand_as(places))
+    assert torch.special.ndtri(places).isfinite().all()
+
+
+def test_each_row_of_places_is_uniform():
+    """A row alone tells nothing: Kolmogorov-Smirnov over 2,000 scrambles of a first row; seeded."""
+    generator = torch.Generator().manual_seed(0)
+    first = torch.stack([evenly_spread(8, 3, generator)[0] for _ in range(2000)])
+    for place in first.T:
+        assert stats.kstest(place.numpy(), 'uniform').pvalue > 1e-3
+    correlations = torch.corrcoef(first.T)[*torch.triu_indices(3, 3, 1)]
+    assert correlations.abs().max() < 4 / 2000**0.5  # four standard errors
+
+
+def test_more_places_than_the_sequence_has_are_independent():
+    places = evenly_spread(4, SobolEngine.MAXDIM + 1, torch.Generator().manual_seed(0))
+    assert stats.kstest(places.flatten().numpy(), 'uniform').pvalue > 1e-3
+    assert evenly_spread(4, 0, torch.Generator()).shape == (4, 0)
+
+
+def test_means_over_a_block_scatter_less_than_of_independent_rows():
+    """The mean of 512 rows that the sampler makes of normal ones by a linear map; 0.04 if they were independent."""
+    denoiser = MixtureDenoiser(EDM, *GAUSSIAN)
+    means = torch.stack([draw(MultistepSampler(8), denoiser, 512, seed).mean(0) for seed in range(20)])
+    assert means.std(0).max() < 0.01
 
 
 @pytest.mark.parametrize('schedule', [EDM, DDPM])

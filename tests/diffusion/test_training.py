@@ -164,6 +164,8 @@ def test_recorded_loss_is_the_mean_over_rows_not_over_batches():
     assert record.losses == pytest.approx([12.0, 12.0], rel=1e-14)  # a few roundings
 
 
+PLAIN = TrainingPlan(epochs=None, batch_size=1, learning_rate=0.01, weight_decay=0.0, ema=0.0, warmup_steps=1)
+
 ADAM = 1e-6
 """Adam divides by |g| + 1e-8: for a gradient of 1 its step is the rate up to 1e-8 and rounding."""
 
@@ -198,6 +200,87 @@ def test_cosine_decay_after_a_warm_up(warmup_steps, epochs):
         0.01 * min((step + 1) / warmup, (1 + math.cos(math.pi * step / num_steps)) / 2) for step in range(num_steps - 1)
     ]
     assert rates(plan, 4) == pytest.approx(expected, rel=ADAM)
+
+
+@settings(deadline=None)
+@given(warmup_steps=st.integers(0, 20), epochs=st.integers(1, 20))
+def test_trapezoid_after_a_warm_up(warmup_steps, epochs):
+    """A line up, the largest rate, and a line to 0 over the last quarter."""
+    num_steps = 4 * epochs
+    plan = dataclasses.replace(PLAIN, epochs=epochs, warmup_steps=warmup_steps, decay='trapezoid')
+    warmup = max(min(warmup_steps, num_steps // 10), 1)
+    expected = [
+        0.01 * min((step + 1) / warmup, 1, (num_steps - step) / (num_steps / 4)) for step in range(num_steps - 1)
+    ]
+    assert rates(plan, 4) == pytest.approx(expected, rel=ADAM)
+
+
+class Rising(Slope):
+    """Its loss on rows of 2, those held out, falls until the weight is -1 and rises then."""
+
+    def loss(self, x_0, generator):
+        if (x_0 == 2).all():
+            return (self.weight + 1).abs().expand(len(x_0))
+        return super().loss(x_0, generator)
+
+
+WATCHFUL = TrainingPlan(
+    epochs=None,
+    max_steps=4000,
+    batch_size=1,
+    learning_rate=1e-3,
+    weight_decay=0.0,
+    ema=0.0,
+    warmup_steps=1,
+    decay='trapezoid',
+    patience=0.4,
+)
+
+
+def run_watchful(denoiser, plan=WATCHFUL):
+    held_out = torch.full((5, 1), 2.0, dtype=torch.float64)
+    rows = torch.zeros(4, 1, dtype=torch.float64)
+    return train(denoiser, lambda _: rows, plan, torch.Generator().manual_seed(0), held_out=held_out)
+
+
+def test_training_cools_down_once_the_held_out_loss_has_stalled():
+    """The loss is least after 1,000 steps of 1e-3; seen as stalled at 1,000 / 0.6; a quarter of the run is left then.
+
+    It is measured every 50 steps at first, later each twentieth of the run: so much later either may be seen.
+    """
+    denoiser = Rising()
+    record = run_watchful(denoiser)
+    stalled, made = 4 * record.stalled_at, len(denoiser.visited)
+    assert 1000 / 0.6 - 4 <= stalled <= 1.1 * 1000 / 0.6
+    assert made == pytest.approx(stalled / 0.75, abs=8)
+    lowest = min(record.held_out_losses, key=record.held_out_losses.get)
+    assert 4 * lowest == pytest.approx(1000, abs=60)
+    moves = [before - after for before, after in itertools.pairwise(denoiser.visited)]
+    assert moves[stalled - 8] == pytest.approx(1e-3, rel=ADAM)
+    assert moves[(stalled + made) // 2] == pytest.approx(0.5e-3, rel=0.05)
+    assert moves[-1] < 0.01e-3
+    assert max(record.held_out_losses) == len(record.losses) - 1  # the last weights are measured, too
+    assert record.num_held_out == 5
+
+
+@pytest.mark.parametrize('changes', [{'patience': None}, {'max_steps': 1200}])
+def test_without_patience_or_time_to_stall_the_whole_run_is_made(changes):
+    denoiser, plan = Rising(), dataclasses.replace(WATCHFUL, **changes)
+    record = run_watchful(denoiser, plan)
+    assert len(denoiser.visited) == plan.max_steps
+    assert record.stalled_at is None
+    assert bool(record.held_out_losses) == (plan.patience is not None)
+
+
+def test_a_held_out_loss_is_that_of_the_running_mean_and_takes_no_randomness():
+    """Weights and batches are the same with and without watching; the loss is 1 less the mean's distance moved."""
+    plan = dataclasses.replace(WATCHFUL, max_steps=100, ema=0.9)
+    watched, blind = Rising(), Rising()
+    record = run_watchful(watched, plan)
+    run_watchful(blind, dataclasses.replace(plan, patience=None))
+    assert watched.visited == blind.visited
+    assert watched.weight.item() == blind.weight.item()
+    assert record.held_out_losses[24] == pytest.approx(1 + watched.weight.item(), rel=1e-12)
 
 
 def test_weight_decay_is_decoupled():
@@ -288,9 +371,6 @@ def run_timed(monkeypatch, plan, seconds=(1.0,), num_rows=4):
     denoiser = Costly(clock, seconds)
     rows = torch.arange(float(num_rows), dtype=torch.float64)[:, None]
     return denoiser, train(denoiser, lambda _: rows, plan, torch.Generator().manual_seed(0))
-
-
-PLAIN = TrainingPlan(epochs=None, batch_size=1, learning_rate=0.01, weight_decay=0.0, ema=0.0, warmup_steps=1)
 
 
 @pytest.mark.parametrize('epochs', [None, 100])
