@@ -36,7 +36,9 @@ bench: $(READY)
 	$(BIN)/python benchmarks/pjm5.py
 	$(BIN)/python benchmarks/constraints.py
 	$(BIN)/python benchmarks/power.py
-	$(BIN)/python benchmarks/fidelity.py
+	$(BIN)/python benchmarks/fidelity.py --resume
+	$(BIN)/python benchmarks/fidelity_page.py
+	$(BIN)/python benchmarks/machine.py
 	$(BIN)/python benchmarks/scalings.py
 	$(BIN)/python benchmarks/tables.py
 

@@ -187,6 +187,19 @@ def run(task: Task, method: str, budget: int, seed: int, python: str) -> Figures
         return {**cost, 'error': str(error)}
 
 
+def references(task: Task, seed: int) -> dict[str, pd.DataFrame]:
+    """The training half as if it were synthetic, as many independent draws from it, and its columns shuffled.
+
+    What is drawn row by row scatters around what was learned: no measure of one column can be expected far below that
+    of `bootstrap`, however well the table is known. `shuffled` knows the columns and not the rows: its share of rows
+    nearer to the training half is not learned by heart.
+    """
+    drawn = task.train.sample(len(task.train), replace=True, random_state=seed).reset_index(drop=True)
+    random = np.random.default_rng(seed)
+    shuffled = task.train.apply(lambda column: column.iloc[random.permutation(len(column))].reset_index(drop=True))
+    return {'floor': task.train, 'bootstrap': drawn, 'shuffled': shuffled}
+
+
 def recorded() -> set[tuple[str, str, int, int]]:
     """Task, method, budget and seed of the runs that the file has already, 0 for no budget; failed ones, too."""
     path = RESULTS / 'fidelity.jsonl'
@@ -210,8 +223,9 @@ def main() -> None:
         for name in options.tasks:
             task = TASKS[name](seed)
             of_task = {'task': name, 'seed': seed, 'rows': len(task.train), 'columns': len(task.sdtypes)}
-            if (name, 'floor', 0, seed) not in done:
-                record('fidelity', **of_task, method='floor', **judged(task.train, task, seed))
+            for reference, rows in references(task, seed).items():
+                if (name, reference, 0, seed) not in done:
+                    record('fidelity', **of_task, method=reference, **judged(rows, task, seed))
             for method in options.methods:
                 python = options.peers_python if method in PEERS else sys.executable
                 for budget in options.budgets if method not in BUDGETLESS else [None]:

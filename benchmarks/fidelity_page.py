@@ -1,8 +1,9 @@
 """The page `docs/fidelity.md` and its plot, made of the lines that `fidelity.py` left.
 
-    python benchmarks/fidelity_page.py [JSON LINES]
+    python benchmarks/fidelity_page.py [JSON LINES ...]
 
-Of runs that were repeated the newest line counts.
+Lines are added to those that the page stands on already, `docs/fidelity.jsonl`; of runs that were repeated the newest
+counts.
 """
 
 import sys
@@ -13,8 +14,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from record import RESULTS
+from tasks import TASKS
 
 DOCS = Path(__file__).parents[1] / 'docs'
+REFERENCES = ('floor', 'bootstrap', 'shuffled')
 KEYS = ['task', 'method', 'budget_cpu_s', 'seed']
 COLUMNS = {
     'method': ('method', '{}'),
@@ -34,17 +37,14 @@ COLUMNS = {
 }
 """Figures of a run: heading and format."""
 
-INTRODUCTION = """---
-orphan: true
----
+LINES = DOCS / 'fidelity.jsonl'
 
-# Fidelity per CPU second
+INTRODUCTION = """# Fidelity per CPU second
 
-Every method learns half of a table in a process of its own on one thread, with a budget of CPU seconds, and is judged
-by the other half. `benchmarks/fidelity.py` makes
-the figures, `benchmarks/README.md` explains them; *floor* is the training half judged as if it were synthetic. Ours
-are the rows as delivered: on the power tables they
-obey the power flow and the limits, which the others do not know of.
+Every method learns half of a table in a process of its own on one thread, with a budget of CPU seconds of training, and
+is judged by the other half. `benchmarks/fidelity.py` makes the figures, `benchmarks/README.md` explains them. Ours are
+the rows as delivered: on the power tables they obey the power flow and the limits, which the others do not know of.
+*default* stops before its budget once the loss on rows it holds out does not fall any more.
 
 - **C2ST**: AUC of boosted trees that tell synthetic rows from held-out ones, 0.5 is perfect; **whitened** on
   principal components of the numbers.
@@ -54,16 +54,22 @@ obey the power flow and the limits, which the others do not know of.
 - **log density**: mean under the true law less that of real rows. **DCR**: share of rows nearer to a training row
   than to a held-out one, 0.5 for none learned by heart. **copies**: share of rows that equal a training row.
 
+Three references are no methods. *floor*: the training half judged as if it were synthetic. *bootstrap*: as many rows
+drawn from it independently, which is how rows of a synthesizer scatter; the repeats among them are what C2ST sees.
+*shuffled*: its columns, each in an order of its own; their share nearer to the training half is not learned by heart.
+
 ```{raw} html
 :file: fidelity_plot.html
 ```
 """
 
 
-def newest(path: Path) -> pd.DataFrame:
-    """One line per run, the floor's without budget; the newest of those that were repeated."""
-    lines = pd.read_json(path, lines=True)
-    return lines.drop_duplicates(KEYS, keep='last').reset_index(drop=True)
+def newest(paths: list[Path]) -> pd.DataFrame:
+    """One line per run, those of references without budget; the newest of those that were repeated."""
+    lines = pd.concat([pd.read_json(path, lines=True) for path in paths if path.exists()]).sort_values('when')
+    lines = lines.drop_duplicates(KEYS, keep='last')
+    order = {task: place for place, task in enumerate(TASKS)}
+    return lines.sort_values('task', key=lambda tasks: tasks.map(order), kind='stable').reset_index(drop=True)
 
 
 def table(lines: pd.DataFrame) -> str:
@@ -71,8 +77,8 @@ def table(lines: pd.DataFrame) -> str:
     failed = lines[lines['error'].notna()] if 'error' in lines else lines[:0]
     figures = [name for name in COLUMNS if name in lines and name not in KEYS and lines[name].notna().any()]
     means = lines.groupby(['method', 'budget_cpu_s'], dropna=False)[figures].mean().dropna(how='all').reset_index()
-    means['no floor'] = means['method'] != 'floor'
-    means = means.sort_values(['no floor', 'budget_cpu_s', 'c2st_auc'], na_position='first')
+    means['measured'] = ~means['method'].isin(REFERENCES)
+    means = means.sort_values(['measured', 'budget_cpu_s', 'c2st_auc'], na_position='first')
     names = ['method', 'budget_cpu_s', *figures]
     rows = ['| ' + ' | '.join(COLUMNS[name][0] for name in names) + ' |', '|' + '---|' * len(names)]
     for _, each in means.iterrows():
@@ -84,7 +90,7 @@ def table(lines: pd.DataFrame) -> str:
 
 def plot(lines: pd.DataFrame) -> go.Figure:
     """C2ST over CPU seconds of fitting, one panel per task, a line per method, the floor dashed."""
-    tasks, methods = list(lines['task'].unique()), [name for name in lines['method'].unique() if name != 'floor']
+    tasks, methods = list(lines['task'].unique()), [name for name in lines['method'].unique() if name not in REFERENCES]
     columns = min(len(tasks), 3)
     figure = make_subplots(-(-len(tasks) // columns), columns, subplot_titles=tasks)
     palette = [
@@ -126,7 +132,8 @@ def plot(lines: pd.DataFrame) -> go.Figure:
 
 
 def main() -> None:
-    lines = newest(Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS / 'fidelity.jsonl')
+    lines = newest([LINES, *map(Path, sys.argv[1:] or [RESULTS / 'fidelity.jsonl'])])
+    lines.to_json(LINES, orient='records', lines=True)
     plot(lines).write_html(DOCS / 'fidelity_plot.html', include_plotlyjs='cdn', full_html=False)
     parts = [f'## {task}\n\n{table(own)}\n' for task, own in lines.groupby('task', sort=False)]
     (DOCS / 'fidelity.md').write_text('\n'.join([INTRODUCTION, *parts]))

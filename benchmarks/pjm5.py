@@ -47,7 +47,7 @@ def measure_paper_preset(real: pd.DataFrame) -> None:
     encoder = TableEncoder.fit(real, preset.scaling)
     rows = encoder.encode(encoder.values(real))
     torch.manual_seed(0)
-    denoiser = preset.denoiser(encoder.layout)
+    denoiser = preset.denoiser(encoder.layout, len(rows))
     plan = dataclasses.replace(preset.plan, epochs=PAPER_EPOCHS_MEASURED)
     training = train(denoiser, lambda generator: rows, plan, torch.Generator().manual_seed(0))
     per_epoch = sorted(training.cpu_seconds)[len(training.cpu_seconds) // 2]

@@ -30,6 +30,7 @@ class Layout:
         self.num_plain = num_numbers if num_plain is None else num_plain
         sizes = [len(each) for each in self.frequencies]
         self._sizes = torch.tensor(sizes, dtype=torch.int64)
+        self._owner = torch.arange(len(sizes)).repeat_interleave(self._sizes)
         self._runs = [(size, len(list(run))) for size, run in itertools.groupby(sizes)]
         self.num_features = num_numbers + sum(sizes)
 
@@ -68,7 +69,7 @@ class Layout:
 
     def spread(self, blocks: Tensor) -> Tensor:
         """One value per block, shape (row, block) -> the same for each of its levels, shape (row, level)."""
-        return blocks.repeat_interleave(self._sizes, dim=1)
+        return blocks[:, self._owner]
 
     def one_hot(self, codes: Codes) -> Levels:
         """Codes, shape (row, block), -1 where hidden -> features of all blocks, float64, shape (row, level)."""

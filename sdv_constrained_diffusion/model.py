@@ -146,7 +146,7 @@ class DiffusionModel:
         values = encoder.values(data)
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)
-            denoiser = preset.denoiser(encoder.layout).to(device)
+            denoiser = preset.denoiser(encoder.layout, len(values)).to(device)
         generator = torch.Generator().manual_seed(seed)
         denoiser.measure(encoder.training_rows(values, generator).numbers)
         learned, held_out = _held_out(len(values), plan, generator)

@@ -276,7 +276,7 @@ def test_auto_epochs_hold_rows_out_and_report_their_loss(data, capsys):
     """Four hundred rows overfit soon: the run stops by itself, far from the most steps of the recipe."""
     small = Preset(
         'quantile',
-        lambda layout: PreconditionedDenoiser(ResidualMLP(layout.num_features, 32, 1), EDMSchedule(), layout),
+        lambda layout, _: PreconditionedDenoiser(ResidualMLP(layout.num_features, 32, 1), EDMSchedule(), layout),
         TrainingPlan(epochs=None, max_steps=20_000, learning_rate=0.02, decay='trapezoid', patience=0.4),
         MultistepSampler(10),
     )

@@ -216,7 +216,7 @@ class PreconditionedDenoiser(Denoiser):
             evident[:, self.layout.num_plain :] = False
             x0_hat = self.axes.regressed(x0_hat, clean, evident, self.schedule.noise(t).sigma)
             x0_hat = torch.where(known_numbers, clean, x0_hat)
-        return torch.cat([x0_hat, self.masking.probabilities(logits.to(x_t), x_t)], dim=1)
+        return torch.cat([x0_hat, self.masking.probabilities(logits.to(x_t.device), x_t)], dim=1)
 
     def loss(self, x_0: Rows, generator: torch.Generator) -> PerRow:
         r"""`(F - (y_0 - c_{skip} y) / c_{out})^2` along each axis y (eq. 8 there), mean over axes and discrete columns.

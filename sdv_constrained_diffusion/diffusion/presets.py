@@ -22,13 +22,13 @@ class Preset:
 
     Attributes:
         scaling: how columns enter model space: 'quantile' or 'minmax'.
-        denoiser: builds an untrained denoiser for rows of a layout.
+        denoiser: builds an untrained denoiser for rows of a layout, of which there are so many to learn from.
         plan: how it is trained.
         sampler: how rows are drawn from it.
     """
 
     scaling: str
-    denoiser: Callable[[Layout], Denoiser]
+    denoiser: Callable[[Layout, int], Denoiser]
     plan: TrainingPlan
     sampler: Sampler
 
@@ -45,7 +45,7 @@ def paper_preset(decay_steps: int = 1500, decay_factor: float = 0.9) -> Preset:
     """
     return Preset(
         scaling='minmax',
-        denoiser=lambda layout: NoisePredictor(
+        denoiser=lambda layout, num_rows: NoisePredictor(
             _knowing_frequencies(PlainMLP(layout.num_features, width=500, depth=6), layout), linear_schedule(), layout
         ),
         plan=TrainingPlan(
@@ -66,13 +66,13 @@ def paper_preset(decay_steps: int = 1500, decay_factor: float = 0.9) -> Preset:
 def default_preset() -> Preset:
     """Normal scores, masked categories, preconditioned residual network, multistep sampling: minutes, not hours.
 
-    The network sees hinges of the columns if there are categories or states, or has neighbourhoods beside it if there
-    are many numbers; see `PreconditionedDenoiser`.
+    The network is small where rows are few. It sees hinges of the columns if there are categories or states, or has
+    neighbourhoods beside it if there are many numbers; see `PreconditionedDenoiser`.
     """
     return Preset(
         scaling='quantile',
         denoiser=_default_denoiser,
-        plan=TrainingPlan(epochs=None, max_steps=5_000, decay='trapezoid', patience=0.4),
+        plan=TrainingPlan(epochs=None, max_steps=5_000, decay='trapezoid', patience=0.5),
         sampler=MultistepSampler(num_steps=30),
     )
 
@@ -85,11 +85,15 @@ MOST_HINGED = 128
 (docs/decisions/0024)."""
 
 
-def _default_denoiser(layout: Layout) -> Denoiser:
+FEW_ROWS = 2000
+"""Smaller tables get a smaller network (docs/decisions/0026)."""
+
+
+def _default_denoiser(layout: Layout, num_rows: int) -> Denoiser:
     wide = layout.num_numbers > MOST_HINGED
-    # Beside neighbourhoods a large network has less to find, and learns rows by heart sooner; so it does with hinges
-    # where all columns are numbers.
-    width, depth = (128, 2) if wide else (256, 4)
+    # Beside neighbourhoods a large network has less to find, and learns rows by heart sooner; so it does of few rows,
+    # and with hinges where all columns are numbers.
+    width, depth = (128, 2) if wide or num_rows < FEW_ROWS else (256, 4)
     knots = KNOTS if layout.num_blocks and not wide else ()
     num_extra = (2 + len(knots)) * layout.num_numbers
     backbone = ResidualMLP(layout.num_features, width=width, depth=depth, num_extra=num_extra)

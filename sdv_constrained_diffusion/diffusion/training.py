@@ -1,10 +1,11 @@
 """Algorithm 1: draw clean rows, noise them, step against the loss."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -29,8 +30,11 @@ COOLING = 0.25
 FIRST_MEASURED, MEASURED_AFTER = 50, 0.05
 """Steps before the held-out loss is measured, and the share of the run so far after which it is measured again."""
 
-FEWEST_STEPS = 500
+FEWEST_STEPS = 200
 """Steps before a loss that does not fall counts as stalled."""
+
+LEARNED_BY_HEART = 0.01
+"""Share by which a stalled loss may exceed the lowest; beyond it training goes back to where that was."""
 
 NOISED = 2000
 """Rows, with repetitions under other noise, on which a held-out loss is measured."""
@@ -59,7 +63,9 @@ class TrainingPlan:
         ema: decay of the running mean of the weights that sampling uses; 0 switches it off.
         clip: largest gradient norm of a step; infinite switches clipping off.
         patience: a run with held-out rows ends early once this share of its steps has not lowered their loss: the
-            last quarter begins then (the rate must be 'trapezoid'). None holds no rows out.
+            last quarter begins then (the rate must be 'trapezoid'). If the loss is more than a hundredth above its
+            lowest value, training goes back to that first, and the quarter is that of a run so far. None watches no
+            rows.
     """
 
     epochs: int | None = 500
@@ -95,6 +101,17 @@ class TrainingRecord:
     held_out_losses: dict[int, float] = field(default_factory=dict)
     stalled_at: int | None = None
     num_held_out: int = 0
+
+
+@runtime_checkable
+class _Stateful(Protocol):
+    """What training changes: weights, their running mean, an optimizer."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its state."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Takes a state."""
 
 
 class TrainingRows(Protocol):
@@ -138,8 +155,11 @@ def train(
     )
     clock = _Clock(plan, epochs * batches)
     averaged = AveragedModel(denoiser, multi_avg_fn=_running_mean(plan.ema)) if plan.ema else None
-    sampled = cast(Denoiser, denoiser if averaged is None else averaged.module)
-    stall = None if held_out is None or plan.patience is None else _Stall(held_out, plan.patience)
+    watch = None
+    if held_out is not None and plan.patience is not None:
+        parts: list[_Stateful] = [denoiser, optimizer, *([] if averaged is None else [averaged])]
+        sampled = cast(Denoiser, denoiser if averaged is None else averaged.module)
+        watch = _Watch(held_out, plan.patience, sampled, parts)
     record = TrainingRecord(num_held_out=0 if held_out is None else len(held_out))
     since_drawn = 0
     with tqdm(total=100, desc='Training', bar_format=_BAR, disable=None if verbose else True) as bar:
@@ -157,10 +177,11 @@ def train(
                     averaged.update_parameters(denoiser)
                 total, seen = total + loss.item() * len(batch), seen + len(batch)
                 over = clock.tick()
-                if stall is not None and (over or clock.step >= stall.due):
-                    record.held_out_losses[epoch] = stall.measure(sampled, clock.step)
-                    if stall.found and clock.cool():
+                if watch is not None and (over or clock.step >= watch.due):
+                    record.held_out_losses[epoch] = watch.measure(clock.step)
+                    if watch.stalled and not clock.cools:
                         record.stalled_at = epoch
+                        clock.cool(watch.resume(clock.step))
                 bar.update(100 * clock.progress - bar.n)
                 if over:
                     break
@@ -182,26 +203,42 @@ def train(
     return record
 
 
-class _Stall:
-    """Watches the loss of held-out rows, always under the same noise, so that it changes with the weights only."""
+class _Watch:
+    """Watches the loss of held-out rows, always under the same noise, so that it changes with the weights only.
 
-    def __init__(self, held_out: Rows, patience: float) -> None:
+    Attributes:
+        due: step at which the loss is to be measured next.
+        stalled: whether it has been found not to fall any more.
+    """
+
+    def __init__(self, held_out: Rows, patience: float, denoiser: Denoiser, parts: Sequence[_Stateful]) -> None:
+        """Keeps the denoiser whose loss is measured, and all parts whose state training changes."""
         self._rows = held_out.repeat(math.ceil(NOISED / len(held_out)), 1)[: max(NOISED, len(held_out))]
-        self._patience, self._lowest, self._lowest_at = patience, math.inf, 0
-        self.due, self.found = FIRST_MEASURED, False
+        self._patience, self._denoiser, self._parts = patience, denoiser, parts
+        self._loss = self._lowest = math.inf
+        self._lowest_at, self._saved = 0, [copy.deepcopy(part.state_dict()) for part in parts]
+        self.due, self.stalled = FIRST_MEASURED, False
 
-    def measure(self, denoiser: Denoiser, step: int) -> float:
-        """The loss after so many steps; `found` says whether it has stalled."""
-        generator, losses = torch.Generator().manual_seed(0), []
+    def measure(self, step: int) -> float:
+        """The loss after so many steps."""
+        generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
-            for part in self._rows.split(512):
-                losses.append(denoiser.loss(part, generator))
-        loss = float(torch.cat(losses).mean())
-        if loss < self._lowest:
-            self._lowest, self._lowest_at = loss, step
-        self.found = step >= FEWEST_STEPS and self._lowest_at <= (1 - self._patience) * step
+            losses = [self._denoiser.loss(part, generator) for part in self._rows.split(512)]
+        self._loss = float(torch.cat(losses).mean())
+        if self._loss < self._lowest:
+            self._lowest, self._lowest_at = self._loss, step
+            self._saved = [copy.deepcopy(part.state_dict()) for part in self._parts]
+        self.stalled = step >= FEWEST_STEPS and self._lowest_at <= (1 - self._patience) * step
         self.due = step + max(FIRST_MEASURED, int(MEASURED_AFTER * step))
-        return loss
+        return self._loss
+
+    def resume(self, step: int) -> int:
+        """Goes back to where the loss was lowest if it has risen much since; gives the steps that are behind then."""
+        if self._loss <= (1 + LEARNED_BY_HEART) * self._lowest:
+            return step
+        for part, state in zip(self._parts, self._saved, strict=True):
+            part.load_state_dict(state)
+        return self._lowest_at
 
 
 class _Clock:
@@ -214,7 +251,8 @@ class _Clock:
     def __init__(self, plan: TrainingPlan, num_steps: int) -> None:
         """Starts the clock."""
         self._plan, self._num_steps, self.step = plan, num_steps, 0
-        self._start, self._elapsed, self._pace = time.process_time(), 0.0, 1.0
+        self._start, self._elapsed = time.process_time(), 0.0
+        self._cooled_from, self._cooling_steps = 0, 0
         self._warmup = max(min(plan.warmup_steps, num_steps // 10), 1)
 
     def rate(self) -> float:
@@ -229,14 +267,19 @@ class _Clock:
     @property
     def progress(self) -> float:
         """Share of the run that is over."""
-        return min(self._pace * max(self.step / self._num_steps, self._elapsed), 1.0)
+        run = max(self.step / self._num_steps, self._elapsed)
+        if self._cooling_steps:
+            run = max(run, 1 - COOLING + COOLING * (self.step - self._cooled_from) / self._cooling_steps)
+        return min(run, 1.0)
 
-    def cool(self) -> bool:
-        """Lets the last `COOLING` of the run begin now, if it has not begun yet; True if so."""
-        begins = self.progress < 1 - COOLING
-        if begins:
-            self._pace = (1 - COOLING) / self.progress
-        return begins
+    @property
+    def cools(self) -> bool:
+        """Whether the last `COOLING` of the run has begun."""
+        return self.progress >= 1 - COOLING
+
+    def cool(self, num_steps: int) -> None:
+        """Lets the last `COOLING` of the run begin now, as of a run of which so many steps are behind."""
+        self._cooled_from, self._cooling_steps = self.step, math.ceil(COOLING / (1 - COOLING) * num_steps)
 
     def tick(self) -> bool:
         """Counts a step; True when the run is over."""

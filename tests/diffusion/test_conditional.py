@@ -10,7 +10,7 @@ from exact_denoisers import MIXTURE, MixtureDenoiser, numbers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdv_constrained_diffusion.diffusion.sampler import AncestralSampler, Given, MultistepSampler
+from sdv_constrained_diffusion.diffusion.sampler import AncestralSampler, Given, MultistepSampler, evenly_spread
 from sdv_constrained_diffusion.diffusion.schedule import EDMSchedule, cosine_schedule, linear_schedule
 
 MEAN = numbers(0.2, -0.4, 0.5)
@@ -54,7 +54,7 @@ def affine_moments(sampler, denoiser, given_features):
     num_rows, num_features = given_features.rows.shape
     alpha, sigma = denoiser.schedule.noise(denoiser.schedule.grid(1)[0])
     free, scale = ~given_features.known[0], (alpha**2 + sigma**2).sqrt()
-    start = scale * torch.randn(num_rows, num_features, generator=generator(1), dtype=torch.float64)[:, free]
+    start = scale * torch.special.ndtri(evenly_spread(num_rows, num_features, generator(1)))[:, free]
     rows = sampler.sample(denoiser, num_rows, num_features, generator(1), given_features)
     assert torch.equal(rows[:, ~free], given_features.rows[:, ~free])
     design = torch.cat([start, torch.ones(num_rows, 1).double()], dim=1)

@@ -22,7 +22,7 @@ def sizes(layer):
 
 def test_papers_network():
     """20 features -> 500, time embedding 500, six hidden layers of 500 with ReLU, -> 20."""
-    denoiser = paper_preset().denoiser(Layout(20))
+    denoiser = paper_preset().denoiser(Layout(20), 5000)
     net = denoiser.backbone
     assert isinstance(denoiser, NoisePredictor)
     assert isinstance(net, PlainMLP)
@@ -38,7 +38,7 @@ def test_papers_network():
 
 def test_papers_network_rectifies_each_hidden_layer():
     """With hidden weights of -1 times the identity, a ReLU after each layer leaves nothing but the output's bias."""
-    net = paper_preset().denoiser(Layout(20)).backbone
+    net = paper_preset().denoiser(Layout(20), 5000).backbone
     with torch.no_grad():
         for layer in net.hidden:
             layer.weight.copy_(-torch.eye(500))
@@ -48,7 +48,7 @@ def test_papers_network_rectifies_each_hidden_layer():
 
 
 def test_papers_noise_levels():
-    schedule = paper_preset().denoiser(Layout(3)).schedule
+    schedule = paper_preset().denoiser(Layout(3), 5000).schedule
     betas = 1 - schedule.alpha_bar[1:] / schedule.alpha_bar[:-1]
     assert schedule.num_levels == 1000
     # beta = 1e-4 is a difference of numbers near 1: an absolute error of some eps.
@@ -74,7 +74,7 @@ def test_papers_decay_can_be_changed():
 
 def test_default_recipe():
     preset = default_preset()
-    denoiser = preset.denoiser(MIXED)
+    denoiser = preset.denoiser(MIXED, 5000)
     assert preset.scaling == 'quantile'
     assert isinstance(denoiser, PreconditionedDenoiser)
     assert isinstance(denoiser.backbone, ResidualMLP)
@@ -82,12 +82,12 @@ def test_default_recipe():
     assert sizes(denoiser.backbone.output)[1] == 6
     assert denoiser.conditional
     assert isinstance(preset.sampler, MultistepSampler)
-    assert preset.plan == TrainingPlan(epochs=None, max_steps=5_000, decay='trapezoid', patience=0.4)
+    assert preset.plan == TrainingPlan(epochs=None, max_steps=5_000, decay='trapezoid', patience=0.5)
 
 
 @pytest.mark.parametrize(('numbers', 'hinges', 'networks'), [(0, 0, 0), (1, 5, 0), (128, 640, 0), (129, 0, 129)])
 def test_hinges_of_few_columns_or_neighbourhoods_of_many(numbers, hinges, networks):
-    denoiser = default_preset().denoiser(Layout(numbers, MIXED.frequencies))
+    denoiser = default_preset().denoiser(Layout(numbers, MIXED.frequencies), 5000)
     assert sizes(denoiser.backbone.input)[0] == numbers + 5 + 2 * numbers + hinges
     assert (0 if denoiser.neighbourhoods is None else len(denoiser.neighbourhoods.near)) == networks
     rows = torch.cat([torch.zeros(4, numbers), MIXED.one_hot(torch.zeros(4, 2).long())], dim=1).double()
@@ -98,7 +98,7 @@ def test_hinges_of_few_columns_or_neighbourhoods_of_many(numbers, hinges, networ
 
 @pytest.mark.parametrize('numbers', [1, 128])
 def test_a_table_of_numbers_alone_has_no_hinges(numbers):
-    denoiser = default_preset().denoiser(Layout(numbers))
+    denoiser = default_preset().denoiser(Layout(numbers), 5000)
     assert denoiser.neighbourhoods is None
     assert sizes(denoiser.backbone.input)[0] == 3 * numbers
 
@@ -109,7 +109,7 @@ def test_untrained_logits_are_the_levels_frequencies(name):
 
     The plain network's first layers are random already, so that its logits differ from these by its own output.
     """
-    denoiser = PRESETS[name]().denoiser(MIXED)
+    denoiser = PRESETS[name]().denoiser(MIXED, 5000)
     bias = denoiser.backbone.output.bias.detach()[1:]
     # Weights are float32; a level that no row has counts as one in a million.
     expected = torch.tensor([0.2, 0.8, 0.7, 0.3, 1e-6]).log()
@@ -127,7 +127,7 @@ def test_recipes_by_name_train_and_sample(name):
     assert preset.scaling in SCALINGS
     torch.manual_seed(0)
     layout = Layout(3, [torch.full((2,), 0.5).double()])
-    denoiser = preset.denoiser(layout)
+    denoiser = preset.denoiser(layout, 5000)
     line = torch.linspace(-1, 1, 500, dtype=torch.float64)[:, None]
     rows = torch.cat([line.expand(500, 3), layout.one_hot((line > 0).long())], dim=1)
     plan = TrainingPlan(**{**vars(preset.plan), 'epochs': 40})
@@ -146,5 +146,5 @@ def test_recipes_by_name_train_and_sample(name):
 
 def test_each_recipe_builds_a_network_of_its_own():
     preset = paper_preset()
-    first, second = preset.denoiser(Layout(2)), preset.denoiser(Layout(2))
+    first, second = preset.denoiser(Layout(2), 5000), preset.denoiser(Layout(2), 5000)
     assert first.backbone.input.weight.data_ptr() != second.backbone.input.weight.data_ptr()

@@ -415,3 +415,28 @@ def test_a_value_that_nearly_all_rows_share_is_a_mass(num_others):
     codec = QuantileCodec.fit(values)
     assert codec.point_masses(column_tensor(0.0)).item()
     assert torch.equal(codec.decode(codec.encode(table(values), generator()))[num_others:], table(values)[num_others:])
+
+
+@settings(deadline=None)
+@given(counts=st.lists(st.integers(1, 400), min_size=2, max_size=60))
+def test_a_stepped_column_keeps_the_shares_of_its_values(counts):
+    """However rare: of evenly spread normal scores each value gets its share, up to the quarter rows between steps."""
+    values = np.repeat(np.arange(len(counts)) ** 1.5, counts)[:, None]
+    codec = QuantileCodec.fit(values, stepped=[True])
+    many = 40 * len(values)
+    scores = torch.special.ndtri((torch.arange(many).double() + 0.5) / many)[:, None]
+    levels = np.arange(len(counts)) ** 1.5
+    nearest = np.abs(codec.decode(scores).numpy() - levels).argmin(1)
+    # Half a row between two values is either's, on both sides of a value; one score in 40 per row and rounding.
+    np.testing.assert_allclose(np.bincount(nearest, minlength=len(counts)) / 40, counts, rtol=0, atol=0.5 + 2 / 40)
+    assert codec.point_masses(torch.from_numpy(values)).all()
+
+
+def test_heavy_tails_bend_as_the_values_do():
+    """The outermost values come back at their own ranks: rows 1, 2, 4, ... from either end are knots."""
+    values = np.sort(np.random.default_rng(0).standard_t(2.5, 2500))
+    codec = QuantileCodec.fit(values[:, None])
+    for rank in 2 ** np.arange(7) - 1:
+        for place in (rank, 2499 - rank):
+            score = torch.special.ndtri(torch.tensor([[(place + 0.5) / 2500]], dtype=torch.float64))
+            assert codec.decode(score).item() == pytest.approx(values[place], rel=1e-9)
