@@ -14,7 +14,7 @@ from torch import Tensor
 from sdv_constrained_diffusion._batches import in_threads
 from sdv_constrained_diffusion._types import Table
 from sdv_constrained_diffusion.diffusion.denoiser import Denoiser
-from sdv_constrained_diffusion.diffusion.presets import Preset
+from sdv_constrained_diffusion.diffusion.presets import FEW_ROWS, Preset
 from sdv_constrained_diffusion.diffusion.sampler import Given
 from sdv_constrained_diffusion.diffusion.training import TrainingPlan, TrainingRecord, train
 from sdv_constrained_diffusion.guidance.chord import Chord
@@ -42,6 +42,10 @@ MOST_LEVELS = 64
 HELD_OUT_SHARE, FEWEST_HELD_OUT, MOST_HELD_OUT = 0.1, 10, 2000
 """Share of the training rows whose loss tells when to stop, and the fewest and most such rows; tables that would have
 fewer hold none out."""
+
+MANY_ROWS = 5000
+"""Tables of `FEW_ROWS` to less than these hold none out either: the loss stalls long before their rows come no closer
+(docs/decisions/0026)."""
 
 
 @dataclass(frozen=True)
@@ -289,7 +293,7 @@ class DiffusionModel:
 def _held_out(num_rows: int, plan: TrainingPlan, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Numbers of the rows that are learned and of those that tell when to stop."""
     count = 0 if plan.patience is None else min(int(HELD_OUT_SHARE * num_rows), MOST_HELD_OUT)
-    if count < FEWEST_HELD_OUT:
+    if count < FEWEST_HELD_OUT or FEW_ROWS <= num_rows < MANY_ROWS:
         return torch.arange(num_rows), torch.arange(0)
     order = torch.randperm(num_rows, generator=generator)
     return order[count:], order[:count]

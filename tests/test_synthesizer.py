@@ -19,7 +19,7 @@ from sdv_constrained_diffusion.diffusion.sampler import MultistepSampler
 from sdv_constrained_diffusion.diffusion.schedule import EDMSchedule
 from sdv_constrained_diffusion.diffusion.training import TrainingPlan, TrainingRecord
 from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError, ConstraintMismatchError, DataError
-from sdv_constrained_diffusion.model import DiffusionModel
+from sdv_constrained_diffusion.model import DiffusionModel, _held_out
 from sdv_constrained_diffusion.tabular.encoder import TableEncoder
 from sdv_version import fit, metadata_of, sample, sample_from_conditions, sample_remaining_columns
 
@@ -294,8 +294,17 @@ def test_auto_epochs_hold_rows_out_and_report_their_loss(data, capsys):
     np.testing.assert_array_equal(figure.data[1].y, losses['Held-out Loss'])
 
 
+@pytest.mark.parametrize(
+    ('num_rows', 'held_out'), [(99, 0), (100, 10), (1999, 199), (2000, 0), (4999, 0), (5000, 500), (90_000, 2000)]
+)
+def test_how_many_rows_are_held_out(num_rows, held_out):
+    learned, others = _held_out(num_rows, default_preset().plan, torch.Generator().manual_seed(0))
+    assert len(others) == held_out
+    assert torch.equal(torch.cat([learned, others]).sort().values, torch.arange(num_rows))
+
+
 @pytest.mark.parametrize(('num_rows', 'arguments'), [(99, {'epochs': 'auto'}), (400, {'epochs': None})])
-def test_small_tables_and_fixed_epochs_hold_nothing_out(data, num_rows, arguments, capsys):
+def test_tiny_tables_and_fixed_epochs_hold_nothing_out(data, num_rows, arguments, capsys):
     synthesizer = make_synthesizer(data, [], max_time=0.5, verbose=True, **arguments)
     fit(synthesizer, data.head(num_rows))
     assert synthesizer.get_loss_values()['Held-out Loss'].isna().all()
