@@ -45,7 +45,7 @@ class StandardCodec(AffineCodec):
         return cls(torch.from_numpy(values.mean(0)), torch.from_numpy(values.std(0)))
 
 
-SCALINGS['standard'] = StandardCodec
+SCALINGS['standard'] = lambda values, stepped: StandardCodec.fit(values)
 
 
 def whitened(train: pd.DataFrame) -> Space:

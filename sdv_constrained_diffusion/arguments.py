@@ -29,20 +29,17 @@ def check_seconds(argument: str, value: Any) -> None:
         raise SynthesizerInputError(f'{argument!r} must be a number of seconds above 0, or None; got {value!r}.')
 
 
-def check_positive(argument: str, value: Any) -> None:
-    """A whole number above 0, or None."""
+def check_positive(argument: str, value: Any, wanted: str = 'a whole number above 0, or None') -> None:
+    """A whole number above 0, or None; `wanted` says it in the error."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if value is not None and not (whole and value > 0):
-        raise SynthesizerInputError(f'{argument!r} must be a whole number above 0, or None; got {value!r}.')
+        raise SynthesizerInputError(f'{argument!r} must be {wanted}; got {value!r}.')
 
 
 def check_epochs(epochs: Any) -> None:
     """A whole number above 0, 'auto', or None."""
-    if epochs == 'auto':
-        return
-    if isinstance(epochs, str):
-        raise SynthesizerInputError(f"'epochs' must be 'auto', a whole number above 0, or None; got {epochs!r}.")
-    check_positive('epochs', epochs)
+    if not (isinstance(epochs, str) and epochs == 'auto'):
+        check_positive('epochs', epochs, "'auto', a whole number above 0, or None")
 
 
 def check_choice(argument: str, value: Any, choices: Any) -> None:

@@ -154,16 +154,17 @@ class DiffusionModel:
         generator = torch.Generator().manual_seed(seed)
         denoiser.measure(encoder.training_rows(values, generator).numbers)
         learned, held_out = _held_out(len(values), plan, generator)
+        to_learn = values[learned]
         record = train(
             denoiser,
-            lambda draw: encoder.training_rows(values[learned], draw),
+            lambda draw: encoder.training_rows(to_learn, draw),
             plan,
             generator,
             verbose,
             encoder.encode(values[held_out], generator) if len(held_out) else None,
         )
-        some = learned[torch.randperm(len(learned), generator=generator)[:TYPICAL_ROWS]]
-        denoiser.requires_grad_(False).calibrate(encoder.encode(values[some], generator), generator)
+        some = torch.randperm(len(to_learn), generator=generator)[:TYPICAL_ROWS]
+        denoiser.requires_grad_(False).calibrate(encoder.encode(to_learn[some], generator), generator)
         return cls(encoder, denoiser, preset, record, device)
 
     @property

@@ -57,9 +57,9 @@ class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
         preset: 'default' (minutes on two cores), 'paper' (the network and schedule of Hoseinpour and Dvorkin 2025,
             hours), or a `Preset` of your own, such as `paper_preset(decay_factor=0.5)`.
         epochs: passes over the training rows. 'auto' holds a tenth of the rows out, at most 2,000, and stops once the
-            loss on them does not fall any more, at `max_time`, or at the preset's number of steps, whichever comes
-            first. Tables of less than 100 rows, or of 2,000 to 5,000, and the preset 'paper' hold none out. A number,
-            or None for as many as `max_time` allows (without that, the preset's), learns from all rows.
+            loss on them does not fall any more, at the latest at `max_time` or, without it, after the preset's number
+            of passes or steps. Tables of less than 100 rows, or of 2,000 to 5,000, and the preset 'paper' hold none
+            out. A number, or None for as many as `max_time` allows (without that, the preset's), learns from all rows.
         batch_size: rows per training step; the preset's number when None.
         max_time: processor seconds after which training ends, whatever `epochs` says; no limit when None. With it, a
             run on another machine gives another model.

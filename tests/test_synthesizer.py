@@ -224,7 +224,7 @@ def test_fixed_values_on_free_and_guided_columns_hold_together_with_the_constrai
     [
         ({'preset': 'fast'}, "'preset' must be one of \\['default', 'paper'\\]; got 'fast'"),
         ({'guidance': 'newton'}, "'guidance' must be one of .*; got 'newton'"),
-        ({'epochs': 0}, "'epochs' must be a whole number above 0, or None; got 0"),
+        ({'epochs': 0}, "'epochs' must be 'auto', a whole number above 0, or None; got 0"),
         ({'epochs': 'many'}, "'epochs' must be 'auto', a whole number above 0, or None; got 'many'"),
         ({'batch_size': -5}, "'batch_size' must be .* got -5"),
         ({'guidance_scale': -1.0}, "'guidance_scale' must be .* got -1.0"),

@@ -72,7 +72,7 @@ def default_preset() -> Preset:
     return Preset(
         scaling='quantile',
         denoiser=_default_denoiser,
-        plan=TrainingPlan(epochs=None, max_steps=5_000, decay='trapezoid', patience=0.5),
+        plan=TrainingPlan(max_steps=5_000, decay='trapezoid', patience=0.5),
         sampler=MultistepSampler(num_steps=30),
     )
 

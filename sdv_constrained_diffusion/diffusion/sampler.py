@@ -223,11 +223,13 @@ class _Run:
 def evenly_spread(num_rows: int, num_places: int, generator: torch.Generator) -> Float[Tensor, 'row place']:
     """Points of the unit cube: a Sobol' sequence, scrambled anew each time (Owen 1998), so that each point is uniform.
 
-    Any place alone is as even over 2^k rows as rows can be. Cubes of more than `SobolEngine.MAXDIM` dimensions get
-    independent points.
+    Any place alone is as even over 2^k rows as rows can be. The points come in random order: two scrambles agree in
+    their leading digits, and what is drawn twice for the same rows must not. Cubes of more than `SobolEngine.MAXDIM`
+    dimensions get independent points.
     """
     if not 0 < num_places <= SobolEngine.MAXDIM:
         return torch.rand(num_rows, num_places, generator=generator, dtype=torch.float64)
     seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
     points = SobolEngine(num_places, scramble=True, seed=seed).draw(num_rows, dtype=torch.float64)
-    return points + 0.5 ** (SobolEngine.MAXBIT + 1)  # the middle of a cell: never 0 or 1
+    middle = 0.5 ** (SobolEngine.MAXBIT + 1)  # of a cell; the first point comes in single precision, and may be 1
+    return (points + middle).clamp(max=1 - middle)[torch.randperm(num_rows, generator=generator)]

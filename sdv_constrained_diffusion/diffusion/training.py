@@ -90,8 +90,8 @@ class TrainingRecord:
     Attributes:
         losses: mean loss of each epoch.
         cpu_seconds: processor time of each epoch, all threads.
-        held_out_losses: by epoch, the loss of held-out rows under the running mean of the weights, where it was
-            measured; the last one after training.
+        held_out_losses: by epoch, the lowest loss of held-out rows under the running mean of the weights, where it was
+            measured; the last is that after training.
         stalled_at: epoch in which that loss was found not to fall any more; None where it went on falling.
         num_held_out: rows that were held out.
     """
@@ -101,6 +101,11 @@ class TrainingRecord:
     held_out_losses: dict[int, float] = field(default_factory=dict)
     stalled_at: int | None = None
     num_held_out: int = 0
+
+    def note(self, epoch: int, held_out_loss: float, last: bool) -> None:
+        """Keeps a loss of held-out rows; of several in an epoch the lowest, but always the last of the run."""
+        lowest = self.held_out_losses.get(epoch, math.inf)
+        self.held_out_losses[epoch] = held_out_loss if last else min(held_out_loss, lowest)
 
 
 @runtime_checkable
@@ -178,7 +183,7 @@ def train(
                 total, seen = total + loss.item() * len(batch), seen + len(batch)
                 over = clock.tick()
                 if watch is not None and (over or clock.step >= watch.due):
-                    record.held_out_losses[epoch] = watch.measure(clock.step)
+                    record.note(epoch, watch.measure(clock.step, keep=not clock.cools), last=over)
                     if watch.stalled and not clock.cools:
                         record.stalled_at = epoch
                         clock.cool(watch.resume(clock.step))
@@ -216,17 +221,18 @@ class _Watch:
         self._rows = held_out.repeat(math.ceil(NOISED / len(held_out)), 1)[: max(NOISED, len(held_out))]
         self._patience, self._denoiser, self._parts = patience, denoiser, parts
         self._loss = self._lowest = math.inf
-        self._lowest_at, self._saved = 0, [copy.deepcopy(part.state_dict()) for part in parts]
+        self._lowest_at, self._saved = 0, list[dict[str, Any]]()
         self.due, self.stalled = FIRST_MEASURED, False
 
-    def measure(self, step: int) -> float:
-        """The loss after so many steps."""
+    def measure(self, step: int, keep: bool) -> float:
+        """The loss after so many steps; `keep` says whether training may yet go back to here."""
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             losses = [self._denoiser.loss(part, generator) for part in self._rows.split(512)]
         self._loss = float(torch.cat(losses).mean())
         if self._loss < self._lowest:
             self._lowest, self._lowest_at = self._loss, step
+        if keep and self._lowest_at == step:
             self._saved = [copy.deepcopy(part.state_dict()) for part in self._parts]
         self.stalled = step >= FEWEST_STEPS and self._lowest_at <= (1 - self._patience) * step
         self.due = step + max(FIRST_MEASURED, int(MEASURED_AFTER * step))
@@ -234,7 +240,8 @@ class _Watch:
 
     def resume(self, step: int) -> int:
         """Goes back to where the loss was lowest if it has risen much since; gives the steps that are behind then."""
-        if self._loss <= (1 + LEARNED_BY_HEART) * self._lowest:
+        risen = self._loss > (1 + LEARNED_BY_HEART) * self._lowest
+        if not risen:
             return step
         for part, state in zip(self._parts, self._saved, strict=True):
             part.load_state_dict(state)
@@ -279,7 +286,8 @@ class _Clock:
 
     def cool(self, num_steps: int) -> None:
         """Lets the last `COOLING` of the run begin now, as of a run of which so many steps are behind."""
-        self._cooled_from, self._cooling_steps = self.step, math.ceil(COOLING / (1 - COOLING) * num_steps)
+        self._cooled_from = self.step
+        self._cooling_steps = max(math.ceil(COOLING / (1 - COOLING) * num_steps), 1)
 
     def tick(self) -> bool:
         """Counts a step; True when the run is over."""

@@ -15,6 +15,10 @@ FARTHEST = 8.0
 """Where the interval of a point mass at an end of its column stops: the normal leaves 1e-15 beyond."""
 
 
+WELL_INSIDE = 1.0
+"""How far from the end of a column, in model space, the slope is taken with which its map goes on beyond it."""
+
+
 class QuantileCodec(ColumnCodec):
     r"""Monotone map to a standard normal, linear between quantiles: `feature = \Phi^{-1}(F(value))`.
 
@@ -158,6 +162,9 @@ def _knots(values: np.ndarray, resolution: float, smallest_mass: float, num_knot
         if start > free_from:
             even = np.linspace(free_from, start - 1, number).round().astype(int)
             between = np.union1d(even, tails[(free_from <= tails) & (tails < start)])
+            # Not between equal values: they would bound a point mass.
+            equal = np.diff(ordered[between]) <= resolution
+            between = between[np.isin(between, even) | ~(np.r_[False, equal] | np.r_[equal, False])]
             knots += [(index + 0.5, ordered[index]) for index in between]
         if end > start:
             mass = ordered[(start + end) // 2]
@@ -171,13 +178,19 @@ def _knots(values: np.ndarray, resolution: float, smallest_mass: float, num_knot
 def _extend(knots: np.ndarray, number: int) -> np.ndarray:
     """Continues a column's map linearly: one knot below, and above as many as make `number + 1` in all."""
     steps = np.arange(1, number + 1 - len(knots))[:, None]
-    first, last = knots[0] - _unit_step(knots[:2]), knots[-1] + steps * _unit_step(knots[-2:])
+    first, last = knots[0] - _unit_step(knots), knots[-1] + steps * _unit_step(knots[::-1])
     return np.concatenate([first[None], knots, last])
 
 
-def _unit_step(two_knots: np.ndarray) -> np.ndarray:
-    """The step of feature and value along a segment, for one unit of the feature."""
-    step = two_knots[1] - two_knots[0]
+def _unit_step(knots: np.ndarray) -> np.ndarray:
+    """The step of feature and value, for one unit of the feature, between the first knot and one well inside.
+
+    Two values at the end may be as near to each other as chance will have it. At a point mass the value stays.
+    """
+    if knots[1, 1] == knots[0, 1]:
+        return np.array([1.0, 0.0])
+    inside = np.abs(knots[:, 0] - knots[0, 0]) >= WELL_INSIDE
+    step = knots[inside.argmax() if inside.any() else -1] - knots[0]
     return step / step[0]
 
 

@@ -82,7 +82,7 @@ def test_default_recipe():
     assert sizes(denoiser.backbone.output)[1] == 6
     assert denoiser.conditional
     assert isinstance(preset.sampler, MultistepSampler)
-    assert preset.plan == TrainingPlan(epochs=None, max_steps=5_000, decay='trapezoid', patience=0.5)
+    assert preset.plan == TrainingPlan(max_steps=5_000, decay='trapezoid', patience=0.5)
 
 
 @pytest.mark.parametrize(('numbers', 'hinges', 'networks'), [(0, 0, 0), (1, 5, 0), (128, 640, 0), (129, 0, 129)])

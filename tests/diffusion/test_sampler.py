@@ -347,6 +347,15 @@ def test_each_row_of_places_is_uniform():
     assert correlations.abs().max() < 4 / 2000**0.5  # four standard errors
 
 
+def test_two_draws_for_the_same_rows_are_independent():
+    """Labels may be drawn first and rows with them then: scrambles alone agree in their leading digits."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        first, second = (torch.special.ndtri(evenly_spread(512, 3, generator)) for _ in range(2))
+        correlations = torch.corrcoef(torch.cat([first, second], dim=1).T)[:3, 3:]
+        assert correlations.abs().max() < 5 / 512**0.5  # five standard errors
+
+
 def test_more_places_than_the_sequence_has_are_independent():
     places = evenly_spread(4, SobolEngine.MAXDIM + 1, torch.Generator().manual_seed(0))
     assert stats.kstest(places.flatten().numpy(), 'uniform').pvalue > 1e-3

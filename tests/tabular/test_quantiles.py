@@ -160,15 +160,18 @@ def test_a_mass_at_an_end_reaches_to_the_end_of_the_normal():
     np.testing.assert_allclose(stats.norm.cdf(features), [7 / 32, 25 / 32], atol=1e-14)  # a few roundings
 
 
-def test_the_map_continues_its_outermost_slopes():
-    """The knots of seven rows by hand, and lines beyond; the same beside a column of more knots."""
+def test_the_map_continues_with_the_slopes_of_its_last_deviation():
+    """The knots of seven rows by hand, and lines beyond; the same beside a column of more knots.
+
+    The knots a deviation inside: from the first, -1.465, the third, -0.464, and from the last, 1.465, the third again.
+    """
     values = np.array([[0.0, 1, 2, 2, 2, 2, 5], [0, 1, 2, 3, 4, 5, 6]]).T
     ranks = stats.norm.ppf(np.array([0.5, 1.5, 2.25, 5.75, 6.5]) / 7)
     heights = np.array([0.0, 1, 2, 2, 5])
     x = np.array([ranks[0] - 30, ranks[0] - 0.5, *ranks, 0, ranks[-1] + 0.5, ranks[-1] + 30])
-    slopes = np.diff(heights) / np.diff(ranks)
+    below, above = ((heights[2] - heights[end]) / (ranks[2] - ranks[end]) for end in (0, -1))
     expected = np.interp(x, ranks, heights)
-    expected += np.minimum(x - ranks[0], 0) * slopes[0] + np.maximum(x - ranks[-1], 0) * slopes[-1]
+    expected += np.minimum(x - ranks[0], 0) * below + np.maximum(x - ranks[-1], 0) * above
     for codec in (QuantileCodec.fit(values[:, :1]), QuantileCodec.fit(values)):
         decoded = codec.decode(table(x)[:, None].expand(-1, len(codec.features)))[:, 0].numpy()
         np.testing.assert_allclose(decoded, expected, atol=1e-12)  # numbers up to 300, a few roundings
@@ -440,3 +443,14 @@ def test_heavy_tails_bend_as_the_values_do():
         for place in (rank, 2499 - rank):
             score = torch.special.ndtri(torch.tensor([[(place + 0.5) / 2500]], dtype=torch.float64))
             assert codec.decode(score).item() == pytest.approx(values[place], rel=1e-9)
+
+
+def test_equal_values_at_an_end_are_no_point_mass_and_near_ones_no_cliff():
+    """Two largest values that are equal, or a billionth apart: the map goes on beyond them as steeply as inside."""
+    values = np.sort(np.random.default_rng(0).normal(size=2500))
+    for last in (values[-2], values[-2] + 1e-9):
+        table = np.r_[values[:-1], last][:, None]
+        codec = QuantileCodec.fit(table)
+        assert not codec.point_masses(torch.from_numpy(table)).any()
+        beyond = codec.encode(torch.tensor([[last + 0.5]], dtype=torch.float64)).item()
+        assert 3.4 < beyond < 5  # the last rank is at 3.5; half a deviation more
