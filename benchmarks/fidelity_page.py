@@ -13,6 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from contestant import METHODS
 from record import RESULTS
 from tasks import TASKS
 
@@ -90,7 +91,10 @@ def table(lines: pd.DataFrame) -> str:
 
 def plot(lines: pd.DataFrame) -> go.Figure:
     """C2ST over CPU seconds of fitting, one panel per task, a line per method, the floor dashed."""
-    tasks, methods = list(lines['task'].unique()), [name for name in lines['method'].unique() if name not in REFERENCES]
+    tasks, methods = (
+        list(lines['task'].unique()),
+        sorted(set(lines['method']) - set(REFERENCES), key=list(METHODS).index),
+    )
     columns = min(len(tasks), 3)
     figure = make_subplots(-(-len(tasks) // columns), columns, subplot_titles=tasks)
     palette = [
