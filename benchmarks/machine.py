@@ -50,15 +50,12 @@ class Products(TorchDispatchMode):
     @property
     def flop(self) -> int:
         """Multiplications and additions, two for each of the products' inner terms."""
-        return sum(2 * one.shape[0] * one.shape[1] * other.shape[1] for *_, one, other in self._operands())
+        return sum(2 * one.shape[0] * one.shape[1] * other.shape[1] for _, (*_, one, other) in self.found)
 
     def again(self) -> None:
         """Computes them once more, and nothing else."""
         for name, operands in self.found:
             getattr(torch, name)(*operands)
-
-    def _operands(self) -> list[list[Tensor]]:
-        return [operands for _, operands in self.found]
 
 
 def fastest(*works: Callable[[], object]) -> list[float]:

@@ -150,9 +150,8 @@ class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
             NotFittedError: the synthesizer has not been fitted.
         """
         if self._fitted and self._model is None:
-            return pd.DataFrame(
-                {'Epoch': [], 'Loss': [], 'Held-out Loss': []}
-            )  # a table of keys: nothing was to be learned
+            # A table of keys: nothing was to be learned.
+            return pd.DataFrame({'Epoch': [], 'Loss': [], 'Held-out Loss': []})
         return self._fitted_model('Loss values').loss_values
 
     def get_loss_values_plot(self, title: str = 'Loss per epoch') -> Any:
