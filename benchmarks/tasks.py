@@ -1,7 +1,7 @@
 """The tables that methods are compared on in `fidelity.py`: halves of one draw, and what is known of them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from sdv_constrained_diffusion.constraints.base import Constraint
 
 NUM_ROWS = 5000
 """Rows of a task that is drawn, both halves together."""
+
+SMALL = 1000
+"""Rows of each half of a small table."""
 
 MIXTURE_PLACES = 3
 """Modes of the multimodal toy along each of its first two columns."""
@@ -81,6 +84,13 @@ def adult_task(seed: int, path: Path = ADULT) -> Task:
     return Task('adult', halves.train, halves.held_out, sdtypes, halves.task.target)
 
 
+def small_adult_task(seed: int, path: Path = ADULT) -> Task:
+    """A thousand rows of each half of Adult, which a network could learn by heart."""
+    whole = adult_task(seed, path)
+    train, held_out = (each.head(SMALL).reset_index(drop=True) for each in (whole.train, whole.held_out))
+    return replace(whole, name=f'adult-{SMALL}', train=train, held_out=held_out)
+
+
 def heavy_tailed_task(seed: int) -> Task:
     """Eight columns of a multivariate t distribution of `HEAVY_FREEDOM` degrees of freedom, correlated 0.5^|i - j|."""
     places = np.arange(8)
@@ -128,6 +138,7 @@ def wide_task(seed: int) -> Task:
 
 TASKS: dict[str, Callable[[int], Task]] = {
     'adult': adult_task,
+    f'adult-{SMALL}': small_adult_task,
     'case5': partial(power_task, 'case5', 'wide'),
     'case24': partial(power_task, 'case24_ieee_rts', 'apart'),
     'case118': partial(power_task, 'case118', 'wide'),

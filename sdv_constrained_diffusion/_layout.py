@@ -31,6 +31,7 @@ class Layout:
         sizes = [len(each) for each in self.frequencies]
         self._sizes = torch.tensor(sizes, dtype=torch.int64)
         self._owner = torch.arange(len(sizes)).repeat_interleave(self._sizes)
+        self._ends = self._sizes.cumsum(0)
         self._runs = [(size, len(list(run))) for size, run in itertools.groupby(sizes)]
         self.num_features = num_numbers + sum(sizes)
 
@@ -63,24 +64,47 @@ class Layout:
         """Reduces each block's levels to one value, shape (row, block); `reduce` works on a view's last axis."""
         return torch.cat([reduce(view) for view in self.views(levels)], dim=1)
 
-    def per_level(self, levels: Tensor, transform: Callable[[Tensor], Tensor]) -> Tensor:
-        """Transforms each block's levels together, shape (row, level); `transform` works on a view's last axis."""
-        return torch.cat([transform(view).flatten(1) for view in self.views(levels)], dim=1)
+    def sums(self, levels: Tensor) -> Tensor:
+        """Sum over each block's levels, shape (row, block)."""
+        return levels.new_zeros(len(levels), self.num_blocks).scatter_add(1, self._owners(levels), levels)
+
+    def less_largest(self, levels: Tensor) -> Tensor:
+        """The levels less the largest of their block, shape (row, level); the largest counts as a constant."""
+        lowest = levels.new_full((len(levels), self.num_blocks), -torch.inf)
+        largest = lowest.scatter_reduce(1, self._owners(levels), levels.detach(), 'amax')
+        return levels - self.spread(largest)
 
     def spread(self, blocks: Tensor) -> Tensor:
         """One value per block, shape (row, block) -> the same for each of its levels, shape (row, level)."""
-        return blocks[:, self._owner]
+        return blocks.gather(1, self._owners(blocks))
+
+    def drawn(self, levels: Tensor, places: Tensor) -> Codes:
+        """The level of each block at a place in its distribution function, from 0 to 1; both results (row, block).
+
+        Args:
+            levels: probabilities up to a factor of each block, shape (row, level).
+            places: shape (row, block).
+        """
+        below = torch.nn.functional.pad(levels.cumsum(1), (1, 0))
+        first, last = below[:, self._ends - self._sizes], below[:, self._ends]
+        # The block's own sum, not 1, and below it, so that rounding invents no level.
+        target = torch.minimum(first + places * (last - first), torch.nextafter(last, first))
+        passed = below[:, 1:] <= self.spread(target)
+        return torch.minimum(self.sums(passed.double()).long(), self._sizes - 1)
 
     def one_hot(self, codes: Codes) -> Levels:
         """Codes, shape (row, block), -1 where hidden -> features of all blocks, float64, shape (row, level)."""
         levels = torch.zeros(len(codes), self.num_features - self.num_numbers, dtype=torch.float64)
-        starts = self._sizes.cumsum(0) - self._sizes
-        return levels.scatter_(1, codes.clamp(min=0) + starts, (codes >= 0).double())
+        return levels.scatter_(1, codes.clamp(min=0) + self._ends - self._sizes, (codes >= 0).double())
 
     def codes(self, rows: Rows) -> Codes:
         """The most probable level of each block, shape (row, block)."""
         return self.per_block(self.levels(rows), lambda view: view.argmax(2))
 
     def hidden(self, rows: Rows) -> Blocks:
-        """True for blocks of all zeros, shape (row, block)."""
-        return self.per_block(self.levels(rows) == 0, lambda view: view.all(2))
+        """True for blocks of all zeros, no feature being negative, shape (row, block)."""
+        return self.sums(self.levels(rows)) == 0
+
+    def _owners(self, rows: Tensor) -> Tensor:
+        """The block of each level, shape (row, level)."""
+        return self._owner.expand(len(rows), -1)

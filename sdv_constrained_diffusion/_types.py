@@ -54,5 +54,8 @@ PerEquation = Float[Tensor, ' equation']
 Times = Float[Tensor, ' row']
 """Diffusion time of each row, in the schedule's own unit."""
 
+SharedTimes = Float[Tensor, ' time']
+"""Diffusion time of each row, or one that all rows share."""
+
 TimeGrid = Float[Tensor, ' time']
 """Decreasing diffusion times that a sampler visits; the last one is noise-free."""

@@ -24,7 +24,7 @@ from sdv_constrained_diffusion.guidance.guided import CLEAR, GuidedDenoiser
 from sdv_constrained_diffusion.guidance.steering import ErrorCovariance, SteeredDenoiser, SteeringPlan
 from sdv_constrained_diffusion.tabular.encoder import TableEncoder
 
-BLOCK = 512
+BLOCK = 1024
 """Rows drawn at once. Always whole blocks, each from a generator of its own, so that rows do not depend on batches."""
 
 GUIDANCE: dict[str, type[GuidedDenoiser]] = {'gradient': GradientGuidance, 'gauss_newton': GaussNewtonGuidance}

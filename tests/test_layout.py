@@ -72,8 +72,10 @@ def test_blocks_are_handled_as_in_a_loop(layout, num_rows, seed):
     # Shapes and bits: a view's sums run over the same numbers in the same order as a block's.
     sums = [block.sum(1, keepdim=True) for block in blocks]
     assert torch.equal(layout.per_block(levels, lambda view: view.sum(2)), torch.cat([none, *sums], dim=1))
-    steps = [block.cumsum(1) for block in blocks]
-    assert torch.equal(layout.per_level(levels, lambda view: view.cumsum(2)), torch.cat([none, *steps], dim=1))
+    # In another order, so up to rounding: seven numbers of order 1.
+    torch.testing.assert_close(layout.sums(levels), torch.cat([none, *sums], dim=1), rtol=0, atol=1e-14)
+    below = [block - block.amax(1, keepdim=True) for block in blocks]
+    assert torch.equal(layout.less_largest(levels), torch.cat([none, *below], dim=1))
     spread = [sums[block].expand(-1, last - first) for block, (first, last) in enumerate(bounds(layout))]
     assert torch.equal(layout.spread(torch.cat([none, *sums], dim=1)), torch.cat([none, *spread], dim=1))
     highest = [block.argmax(1, keepdim=True) for block in blocks]
@@ -87,3 +89,22 @@ def test_neighbours_of_one_size_share_a_view(sizes):
     runs = [(size, len(list(run))) for size, run in itertools.groupby(sizes)]
     views = layout.views(random_rows(layout, 2))
     assert [tuple(view.shape) for view in views] == [(2, number, size) for size, number in runs]
+
+
+@settings(deadline=None)
+@given(layout=layouts, num_rows=st.integers(0, 4), seed=st.integers(0, 100), share=st.sampled_from([0.0, 0.4]))
+def test_a_place_in_the_distribution_function_is_a_level(layout, num_rows, seed, share):
+    """By a loop, with blocks that sum to anything; levels without weight, where others have some, are never drawn."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.rand(num_rows, layout.num_features - layout.num_numbers, generator=generator).double()
+    weights = torch.where(weights < share, 0.0, weights)
+    places = torch.rand(num_rows, layout.num_blocks, generator=generator).double()
+    places = torch.where(places > 0.8, 1 - 2**-53, places)  # the last place there is
+    codes = layout.drawn(weights, places)
+    for block, (first, last) in enumerate(bounds(layout)):
+        for row in range(num_rows):
+            own = weights[row, first:last]
+            if own.sum() > 0:
+                level = int(torch.searchsorted(own.cumsum(0), places[row, block] * own.sum(), right=True))
+                assert codes[row, block] == level
+                assert own[level] > 0

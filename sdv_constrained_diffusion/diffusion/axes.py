@@ -27,7 +27,7 @@ Known numbers may determine each other, and a regression on all of them would ha
 
 
 class Scales(NamedTuple):
-    """Factors of each axis at a noise level, each shape (row, number)."""
+    """Factors of each axis at a noise level, each shape (row, number), or (1, number) where all rows share the noise."""
 
     skip: Numbers
     inside: Numbers
@@ -103,7 +103,7 @@ class PrincipalAxes(nn.Module):
             out = out.index_add(0, rows, (clean - x0_hat)[rows][:, K] @ gain)
         return out
 
-    def scales(self, sigma: Float[Tensor, 'row 1']) -> Scales:
+    def scales(self, sigma: Float[Tensor, 'time 1']) -> Scales:
         r"""Coefficients of Karras et al. (2022, table 1), axis by axis.
 
         `c_{skip} = \lambda / (\lambda + \sigma^2)`, `c_{in} = (\lambda + \sigma^2)^{-1/2}`,

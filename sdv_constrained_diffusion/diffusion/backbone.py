@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from sdv_constrained_diffusion._types import Inputs, Rows, Times
+from sdv_constrained_diffusion._types import Inputs, Rows, SharedTimes, Times
 
 
 class SinusoidalEmbedding(nn.Module):
@@ -18,8 +18,8 @@ class SinusoidalEmbedding(nn.Module):
         super().__init__()
         self.register_buffer('frequencies', torch.exp(-math.log(10_000) * torch.arange(width // 2) / (width // 2)))
 
-    def forward(self, t: Times) -> Tensor:
-        """Times, shape (row,) -> embedding, shape (row, width)."""
+    def forward(self, t: SharedTimes) -> Tensor:
+        """Times, shape (time,) -> embedding, shape (time, width)."""
         angles = t[:, None] * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
@@ -52,8 +52,19 @@ class PlainMLP(nn.Module):
         return self.output(h)
 
 
+HALF_PRODUCTS = hasattr(torch.cpu, 'get_capabilities') and torch.cpu.get_capabilities().get('avx512_bf16', False)
+"""Whether this processor multiplies matrices of bfloat16 faster than of float32 (docs/decisions/0028)."""
+
+NARROW = 128
+"""Products of less than this many columns gain nothing by bfloat16."""
+
+
 class ResidualBlock(nn.Module):
-    """Pre-LayerNorm residual block of two linear layers; the time embedding shifts the hidden one."""
+    """Pre-LayerNorm residual block of two linear layers; the time embedding shifts the hidden one.
+
+    On a processor that has instructions for it, a wide block in float32 multiplies in bfloat16, accumulates in float32,
+    and adds up in float32 along the blocks.
+    """
 
     def __init__(self, width: int, time_width: int) -> None:
         """Builds the layers; the last one starts at zero, so that the block starts as the identity."""
@@ -66,9 +77,16 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.second.bias)
 
     def forward(self, h: Tensor, time: Tensor) -> Tensor:
-        """Hidden rows, shape (row, width), and time embedding, shape (row, time_width) -> hidden rows."""
-        inner = nn.functional.silu(self.first(self.norm(h)) + self.time(time))
-        return h + self.second(inner)
+        """Hidden rows, shape (row, width), and time embedding, shape (time, time_width) -> hidden rows."""
+        half = HALF_PRODUCTS and h.dtype == torch.float32 and h.device.type == 'cpu' and h.shape[1] >= NARROW
+        dtype = torch.bfloat16 if half else h.dtype
+        inner = nn.functional.silu(_product(self.first, self.norm(h), dtype) + _product(self.time, time, dtype))
+        return h + _product(self.second, inner, dtype)
+
+
+def _product(layer: nn.Linear, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a layer makes of rows, in a precision that need not be its own."""
+    return nn.functional.linear(rows.to(dtype), layer.weight.to(dtype), layer.bias.to(dtype))
 
 
 class ResidualMLP(nn.Module):
@@ -95,7 +113,7 @@ class ResidualMLP(nn.Module):
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, rows: Inputs, t: Times) -> Rows:
+    def forward(self, rows: Inputs, t: SharedTimes) -> Rows:
         """Rows, with what comes after them, and times -> an estimate of the rows' width."""
         h, time = self.input(rows), self.time(t)
         for block in self.blocks:

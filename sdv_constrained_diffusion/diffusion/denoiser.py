@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sdv_constrained_diffusion._layout import Layout
-from sdv_constrained_diffusion._types import FeatureMask, Inputs, Levels, Numbers, PerRow, Rows, Times
+from sdv_constrained_diffusion._types import FeatureMask, Inputs, Levels, Numbers, PerRow, Rows, SharedTimes, Times
 from sdv_constrained_diffusion.diffusion.axes import PrincipalAxes, Scales
 from sdv_constrained_diffusion.diffusion.masking import Masking
 from sdv_constrained_diffusion.diffusion.neighbourhoods import NeighbourhoodMLPs
@@ -30,11 +30,13 @@ class Denoiser(nn.Module, abc.ABC):
         schedule: the noise scales it was trained under.
         masking: the discrete columns' process; None where there are no such columns.
         conditional: whether known numbers are to be handed over as they are. If not, they must be noised like others.
+        steers: whether its estimates heed something that the training rows do not.
     """
 
     schedule: Schedule
     masking: Masking | None = None
     conditional: bool = False
+    steers: bool = False
 
     def measure(self, numbers: Numbers) -> None:
         """Learns what it needs to know of the clean rows' numbers before training; nothing by default."""
@@ -162,13 +164,15 @@ class PreconditionedDenoiser(Denoiser):
         self.known_share, self.conditional = known_share, known_share > 0
         self.register_buffer('knots', torch.tensor(knots))
         self.neighbourhoods = neighbourhoods
-        largest, smallest = (math.log(float(schedule.noise(t).sigma)) for t in schedule.grid(2)[:2])
-        self.register_buffer('levels', torch.linspace(largest, smallest, NUM_LEVELS, dtype=torch.float64))
+        self.register_buffer('levels', _levels(schedule))
         self.register_buffer('gains', torch.ones(NUM_LEVELS, layout.num_numbers, dtype=torch.float64))
 
     def measure(self, numbers: Numbers) -> None:
-        """Takes the principal axes of the clean rows' numbers, and each number's neighbours."""
+        """Takes the principal axes of the clean rows' numbers, the noise that hides them, each number's neighbours."""
         self.axes.measure(numbers)
+        if len(self.axes.variances):
+            self.schedule = self.schedule.reaching(float(self.axes.variances.max().sqrt()))
+            self.levels.copy_(_levels(self.schedule))
         if self.neighbourhoods is not None:
             self.neighbourhoods.measure(numbers)
 
@@ -195,9 +199,9 @@ class PreconditionedDenoiser(Denoiser):
     def prior(self, z: Numbers, t: Tensor, known: FeatureMask | None = None) -> Numbers:
         r"""Normal numbers with the clean rows' mean and `\Sigma + \sigma_t^2 I`.
 
-        Columns that go together vary more along one axis than the largest noise does; started from noise alone, rows
-        would end too near to each other there. Where values are known the rest has another covariance, and starts from
-        noise alone.
+        The largest noise is only a few times the widest axis; started from noise alone, rows would end too near to each
+        other there. Where values are known the rest has another mean and covariance: it gets noise alone, and a sampler
+        centres it.
         """
         if known is not None:
             return super().prior(z, t)
@@ -207,9 +211,10 @@ class PreconditionedDenoiser(Denoiser):
         """The estimate of Karras et al. (2022); known numbers as they are."""
         known_numbers = self.layout.numbers(known) if known is not None and self.conditional else None
         seen = x_t.to(next(self.backbone.parameters()))
-        scales, along, F, logits = self._outputs(seen, t, known_numbers)
+        shared = t[:1] if len(t) and (t == t[0]).all() else t
+        scales, along, F, logits = self._outputs(seen, shared, known_numbers)
         if known is None:  # gains are measured on rows of which nothing is known
-            F = F * self._gain(t).to(F)
+            F = F * self._gain(shared).to(F)
         x0_hat = self.axes.back(scales.skip * along + scales.outside * F).to(x_t)
         if known_numbers is not None:
             clean, evident = self.layout.numbers(x_t), known_numbers.clone()
@@ -243,8 +248,8 @@ class PreconditionedDenoiser(Denoiser):
         r"""What the network should say of clean numbers: `(y_0 - c_{skip} y) / c_{out}`, shape (row, axis)."""
         return (self.axes.along(numbers) - scales.skip * along) / scales.outside
 
-    def _gain(self, t: Times) -> Numbers:
-        """Gains at some times, linear in the logarithm of the noise, shape (row, axis)."""
+    def _gain(self, t: SharedTimes) -> Tensor:
+        """Gains at some times, linear in the logarithm of the noise, shape (time, axis)."""
         first, last = self.levels[0], self.levels[-1]
         sigma = self.schedule.noise(t).sigma.to(self.levels)
         place = ((sigma.log() - first) / (last - first) * (len(self.levels) - 1)).clamp(0, len(self.levels) - 1)
@@ -264,12 +269,12 @@ class PreconditionedDenoiser(Denoiser):
         partly = chosen < self.known_share
         return torch.where(partly, self.schedule.draw_evenly(num_rows, generator), t), torch.where(partly, share, 0.0)
 
-    def _outputs(self, x_t: Rows, t: Times, known: Tensor | None) -> tuple[Scales, Numbers, Numbers, Levels]:
+    def _outputs(self, x_t: Rows, t: SharedTimes, known: Tensor | None) -> tuple[Scales, Numbers, Numbers, Levels]:
         """Scales and coordinates along the axes, the network's output there, and the logits of the levels.
 
         Args:
             x_t: noisy rows in the backbone's own precision, on its device.
-            t: their times.
+            t: their times, or the one that all share.
             known: which numbers are known, shape (row, number); None for none.
         """
         numbers, levels = self.layout.split(x_t)
@@ -289,6 +294,12 @@ class PreconditionedDenoiser(Denoiser):
         if self.neighbourhoods is not None:
             F = F + self.axes.rotated(self.neighbourhoods(noisy, linear, time))
         return scales, along, F, logits
+
+
+def _levels(schedule: Schedule) -> Tensor:
+    """Logarithms of noise scales, evenly spaced from the largest to the smallest, shape (level,)."""
+    largest, smallest = (math.log(float(schedule.noise(t).sigma)) for t in schedule.grid(2)[:2])
+    return torch.linspace(largest, smallest, NUM_LEVELS, dtype=torch.float64)
 
 
 def _mean_over_columns(squares: Numbers, cross_entropy: Tensor) -> PerRow:

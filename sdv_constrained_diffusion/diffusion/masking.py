@@ -56,15 +56,16 @@ class Masking:
             x_0: clean rows.
             hidden: the blocks that count, shape (row, block).
         """
-        layout = self.layout
-        log_probability = layout.per_level(logits, lambda view: view.log_softmax(2)) * layout.levels(x_0)
-        return layout.per_block(-log_probability, lambda view: view.sum(2)) * hidden / self.entropies
+        logits = self.layout.less_largest(logits)
+        true = self.layout.sums(logits * self.layout.levels(x_0))
+        return (self.layout.sums(logits.exp()).log() - true) * hidden / self.entropies
 
     def probabilities(self, logits: Levels, x_t: Rows) -> Levels:
         """Posterior mean of the blocks, shape (row, level): probabilities where hidden, the level itself elsewhere."""
-        layout = self.layout
-        softmax = layout.per_level(logits, lambda view: view.softmax(2))
-        return torch.where(layout.spread(layout.hidden(x_t)), softmax, layout.levels(x_t))
+        layout, weights = self.layout, self.layout.less_largest(logits).exp()
+        return torch.where(
+            layout.spread(layout.hidden(x_t)), weights / layout.spread(layout.sums(weights)), layout.levels(x_t)
+        )
 
     def turns(self, x_t: Rows, generator: torch.Generator) -> Tensor:
         """The hidden share at which each hidden block of a row is revealed, shape (row, block).
@@ -90,9 +91,5 @@ class Masking:
             places: uniform draws from [0, 1): a level is that of the place in the distribution function.
         """
         layout, revealed = self.layout, revealed & self.layout.hidden(x_t)
-        below = layout.per_level(layout.levels(x0_hat), lambda view: view.cumsum(2))
-        # Inverse of the distribution function; its last value, not 1, so that rounding invents no level.
-        target = layout.spread(places * layout.per_block(below, lambda view: view[:, :, -1]))
-        drawn = layout.per_block(below <= target, lambda view: view.sum(2).clamp(max=view.shape[2] - 1))
-        levels = layout.one_hot(torch.where(revealed, drawn, -1))
-        return torch.where(layout.spread(revealed), levels, layout.levels(x_t))
+        drawn = layout.drawn(layout.levels(x0_hat), places)
+        return layout.levels(x_t) + layout.one_hot(torch.where(revealed, drawn, -1))

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sdv_constrained_diffusion._types import Numbers, Times
+from sdv_constrained_diffusion._types import Numbers, SharedTimes
 from sdv_constrained_diffusion.diffusion.backbone import SinusoidalEmbedding
 
 NUM_SEEN = 8
@@ -21,8 +21,8 @@ NUM_SEEN = 8
 MOST_ROWS = 4096
 """Rows, evenly spaced in the table, by which neighbours are chosen."""
 
-TOGETHER = 56
-"""Networks that run at once: what they hold for a block of rows fits a processor's cache."""
+TOGETHER = 28_000
+"""Networks times rows that run at once: what they hold fits a processor's cache."""
 
 _LARGEST_SCORE = 4.0
 _TIME_WIDTH = 64
@@ -62,7 +62,7 @@ class NeighbourhoodMLPs(nn.Module):
         """Chooses the neighbours by some clean rows."""
         self.near.copy_(nearest(numbers, self.near.shape[1]))
 
-    def forward(self, noisy: Numbers, estimate: Numbers, t: Times) -> Numbers:
+    def forward(self, noisy: Numbers, estimate: Numbers, t: SharedTimes) -> Numbers:
         """What each network says of its number, shape (row, number).
 
         Args:
@@ -73,10 +73,11 @@ class NeighbourhoodMLPs(nn.Module):
         # Numbers first, rows last: one batched product of matrices.
         both, time = torch.stack([noisy.T, estimate.T], dim=1), self.time(t).T
         said = []
-        for start in range(0, max(len(both), 1), TOGETHER):
-            some = slice(start, start + TOGETHER)
+        together = max(TOGETHER // max(len(noisy), 1), 1)
+        for start in range(0, max(len(both), 1), together):
+            some = slice(start, start + together)
             seen = both[self.near[some]].flatten(1, 2)
-            inputs = torch.cat([seen, time.expand(len(seen), -1, -1)], dim=1)
+            inputs = torch.cat([seen, time.expand(len(seen), -1, len(noisy))], dim=1)
             hidden = nn.functional.silu(self.pace * torch.baddbmm(self.shift[some], self.first[some], inputs))
             said.append(self.pace * (hidden * self.second[some]).sum(1))
         return torch.cat(said).T

@@ -111,7 +111,7 @@ class AncestralSampler(Sampler):
         """Keeps the settings.
 
         Args:
-            num_steps: number of steps.
+            num_steps: most steps; a schedule that starts at less noise than it might takes fewer.
             eta: share of fresh noise in each: 0 is DDIM, which on an unscaled signal is Euler's method.
             num_resamplings: how often a step is taken, with noise in between that leads back to its start, when
                 features are fixed of which the denoiser only sees noised values (Lugmayr et al. 2022, RePaint).
@@ -135,7 +135,7 @@ class MultistepSampler(Sampler):
     """Second-order deterministic sampling that asks the denoiser once a step (Lu et al. 2022, DPM-Solver++ 2M)."""
 
     def __init__(self, num_steps: int) -> None:
-        """Keeps the number of steps."""
+        """Keeps the number of steps, of which a schedule that starts at less noise than it might takes fewer."""
         self.num_steps = num_steps
 
     def _step(self, run: '_Run', x_t: Rows, t: Tensor, s: Tensor) -> Rows:
@@ -180,9 +180,23 @@ class _Run:
         z, self._places = torch.special.ndtri(places[:, : self._num_numbers]), places[:, self._num_numbers :]
         x_t[:, : self._num_numbers] = self._denoiser.prior(z, t, known)
         x_t = self._impose(x_t)
+        if self._denoiser.steers or (known is not None and known.any() and not self.renoises):
+            x_t = self._centred(x_t, z, t, known)
         if self._masking is not None:
             self._turns = self._masking.turns(x_t, self._generator)
         return x_t
+
+    def _centred(self, x_t: Rows, z: Numbers, t: Tensor, known: FeatureMask | None) -> Rows:
+        """The start about what is expected of rows of which something is known or wanted.
+
+        The first noise is only a few times as large as what is known moves the mean of the rest.
+        """
+        middle = self._denoiser.prior(torch.zeros_like(z), t, known)
+        expected = self.numbers(self.estimate(self.move_numbers(x_t, middle), t))
+        shift = self.noise(t).alpha * expected - middle
+        if known is not None and not self._denoiser.steers:
+            shift = shift * known.any(1, keepdim=True)  # others stay as they are
+        return self.move_numbers(x_t, self.numbers(x_t) + shift)
 
     def estimate(self, x_t: Rows, t: Tensor) -> Rows:
         """`x0_hat` from rows in which fixed features have their clean values."""

@@ -4,6 +4,7 @@ A schedule knows three things: the scales at a time, which times training draws,
 """
 
 import abc
+import copy
 import math
 from typing import NamedTuple
 
@@ -37,7 +38,7 @@ class Schedule(abc.ABC):
 
     @abc.abstractmethod
     def grid(self, num_steps: int) -> TimeGrid:
-        """The `num_steps + 1` times a sampler visits, from pure noise to the noise-free time."""
+        """The `num_steps + 1` times a sampler visits, at most, from pure noise to the noise-free time."""
 
     @abc.abstractmethod
     def hidden_share(self, t: Tensor) -> Tensor:
@@ -46,6 +47,10 @@ class Schedule(abc.ABC):
     def time_feature(self, t: Tensor) -> Tensor:
         """What the backbone is told about the time, of order 1 to 1000."""
         return t
+
+    def reaching(self, deviation: float) -> 'Schedule':
+        """The schedule for clean numbers that deviate no more than this along any axis; the same by default."""
+        return self
 
 
 class DiscreteSchedule(Schedule):
@@ -107,6 +112,10 @@ def cosine_schedule(num_levels: int = 1000, offset: float = 0.008) -> DiscreteSc
     return DiscreteSchedule((1 - f[1:] / f[:-1]).clamp(max=0.999))
 
 
+DROWNED = 5.0
+"""Noise this many times as large as the clean numbers' deviation leaves nothing of them but mean and covariance."""
+
+
 class EDMSchedule(Schedule):
     r"""Signal unscaled, time is the noise scale itself: `\alpha_t = 1`, `\sigma_t = t` (Karras et al. 2022, table 1).
 
@@ -133,6 +142,7 @@ class EDMSchedule(Schedule):
             log_std: its standard deviation.
         """
         self.smallest, self.largest, self.rho = smallest, largest, rho
+        self._whole = largest
         self.log_mean, self.log_std = log_mean, log_std
 
     def noise(self, t: Tensor) -> Noise:
@@ -150,17 +160,26 @@ class EDMSchedule(Schedule):
         return (last + (first - last) * torch.rand(num_rows, generator=generator, dtype=torch.float64)) ** self.rho
 
     def grid(self, num_steps: int) -> TimeGrid:
-        r"""Even steps of `\sigma^{1/\rho}` from the largest to the smallest noise, then 0 (eq. 5)."""
-        root = torch.linspace(
-            self.largest ** (1 / self.rho), self.smallest ** (1 / self.rho), num_steps, dtype=torch.float64
-        )
+        r"""Even steps of `\sigma^{1/\rho}` from the largest to the smallest noise, then 0 (eq. 5).
+
+        A schedule that starts at less noise than it might has as many fewer steps, of the same size; see `reaching`.
+        """
+        first, last, whole = (sigma ** (1 / self.rho) for sigma in (self.largest, self.smallest, self._whole))
+        num_steps = max(math.ceil(num_steps * ((first - last) / (whole - last))), min(num_steps, 2))
+        root = torch.linspace(first, last, num_steps, dtype=torch.float64)
         return torch.cat([root**self.rho, root.new_zeros(1)])
 
     def hidden_share(self, t: Tensor) -> Tensor:
-        """Root of the share of the grid that is left: fewer discrete columns are revealed while numbers are noise."""
+        """The share of the grid that is left, to the power 3/4: numbers take shape a little before discrete columns."""
         first, last = self.largest ** (1 / self.rho), self.smallest ** (1 / self.rho)
-        return ((t ** (1 / self.rho) - last) / (first - last)).clamp(0, 1).sqrt()
+        return ((t ** (1 / self.rho) - last) / (first - last)).clamp(0, 1) ** 0.75
 
     def time_feature(self, t: Tensor) -> Tensor:
         r"""`c_{noise} = \frac14 \ln\sigma` (table 1), times 1000 to span the embedding's frequencies."""
         return 250 * t.log()
+
+    def reaching(self, deviation: float) -> 'EDMSchedule':
+        """Starts at `DROWNED` times the deviation, if that is less: no step is spent where all is noise."""
+        reaching = copy.copy(self)
+        reaching.largest = min(self._whole, DROWNED * max(deviation, self.smallest))
+        return reaching

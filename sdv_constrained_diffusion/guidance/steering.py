@@ -142,6 +142,8 @@ class ErrorCovariance:
 class SteeredDenoiser(Denoiser):
     """Wraps a denoiser and moves each of its estimates towards a target of its own."""
 
+    steers = True
+
     def __init__(
         self,
         denoiser: Denoiser,

@@ -116,7 +116,8 @@ def test_preconditioning_coefficients(sigma, seed):
     torch.testing.assert_close(shifted - skipped, torch.full_like(x_t, sigma / root), rtol=0, atol=1e-14)
     rows, condition = zero.asked[0]
     torch.testing.assert_close(rows, x_t / root, rtol=1e-14, atol=0)
-    torch.testing.assert_close(condition, 1000 * t.log() / 4, rtol=1e-12, atol=1e-12)  # c_noise in thousandths
+    c_noise = 1000 * t.log() / 4  # in thousandths
+    torch.testing.assert_close(condition.expand(4), c_noise, rtol=1e-12, atol=1e-12)
 
 
 @settings(deadline=None)
@@ -151,6 +152,23 @@ def test_without_a_network_it_is_the_best_linear_denoiser_of_the_clean_rows(sigm
     found = denoiser(torch.from_numpy(x_t), torch.full((7,), sigma).double())
     # Sums of a few numbers of order one, and a smallest variance of 1e-8 against sigma of 1e-2 at least.
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
+
+
+def test_noise_is_as_large_as_the_widest_axis_needs():
+    denoiser = PreconditionedDenoiser(Formula(lambda x, _: torch.zeros_like(x)), EDM, Layout(2))
+    denoiser.measure(torch.tensor([[4.0, 3.0], [-4.0, -3.0]]).double() / 5)  # deviation sqrt(2) along (4, 3)
+    assert denoiser.schedule.largest == pytest.approx(5 * math.sqrt(2), rel=1e-14)
+    ends = torch.tensor([denoiser.schedule.largest, EDM.smallest], dtype=torch.float64).log()
+    # The grid raises a root to the seventh power.
+    torch.testing.assert_close(denoiser.levels[[0, -1]], ends, rtol=1e-13, atol=0)
+
+
+def test_rows_that_are_all_the_same_can_be_measured():
+    denoiser = PreconditionedDenoiser(Formula(lambda x, _: torch.zeros_like(x)), EDM, Layout(2))
+    denoiser.measure(torch.ones(5, 2).double())
+    assert denoiser.schedule.largest > denoiser.schedule.smallest
+    x_0 = denoiser(torch.ones(3, 2).double(), torch.full((3,), denoiser.schedule.largest).double())
+    torch.testing.assert_close(x_0, torch.ones(3, 2).double(), rtol=0, atol=1e-12)  # noise of none is a rounding
 
 
 def test_inputs_and_targets_have_unit_variance_along_every_axis():

@@ -196,7 +196,7 @@ def test_discrete_columns_are_hidden_in_proportion_to_the_time(num_levels):
 @settings(deadline=None)
 @given(num_steps=st.integers(2, 60), smallest=st.floats(1e-4, 0.1), largest=st.floats(1, 200), rho=st.floats(1, 10))
 def test_edm_hides_all_at_first_and_nothing_at_last(num_steps, smallest, largest, rho):
-    """Along the grid the share of steps that are left, under a root: `m^2` falls by the same amount in each step."""
+    """Along the grid the share of steps that are left, to the power 3/4: `m^(4/3)` falls by as much in each step."""
     schedule = EDMSchedule(smallest, largest, rho)
     hidden = schedule.hidden_share(schedule.grid(num_steps))
     assert hidden[0].item() == pytest.approx(1, abs=1e-12)
@@ -204,7 +204,7 @@ def test_edm_hides_all_at_first_and_nothing_at_last(num_steps, smallest, largest
     assert (hidden.diff() <= 0).all()
     expected = 1 - torch.arange(num_steps, dtype=torch.float64) / (num_steps - 1)
     # The share is a quotient of differences of roots, which lie as near as 1 and 1.6.
-    torch.testing.assert_close(hidden[:-1] ** 2, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(hidden[:-1] ** (4 / 3), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize('schedule', [linear_schedule(), cosine_schedule(), EDMSchedule()])
@@ -212,3 +212,18 @@ def test_the_first_step_hides_no_more_than_all_and_the_clean_time_nothing(schedu
     grid = schedule.grid(50)
     assert schedule.hidden_share(grid[0]) == 1
     assert schedule.hidden_share(grid[-1]) == 0
+
+
+@pytest.mark.parametrize(('deviation', 'largest'), [(0.0, 0.01), (0.5, 2.5), (1.0, 5.0), (4.0, 20.0), (10.0, 20.0)])
+def test_the_first_noise_hides_the_widest_axis_and_no_more(deviation, largest):
+    schedule = EDMSchedule(largest=20.0)
+    reaching = schedule.reaching(deviation)
+    whole, grid = schedule.grid(200), reaching.grid(200)
+    assert grid[0].item() == pytest.approx(largest, rel=1e-14)
+    assert grid[-2] == whole[-2]
+    assert reaching.draw(1000, torch.Generator().manual_seed(0)).max() == reaching.largest
+    # Steps as large as those of the whole, but that their number is a whole one.
+    shorter, longer = ((-(each[:-1] ** (1 / 7))).diff().mean().item() for each in (grid, whole))
+    assert longer * (1 - 1 / len(grid)) < shorter <= longer * (1 + 1 / len(grid))
+    assert len(grid) == len(whole) or largest < 20
+    assert schedule.largest == 20  # is itself left alone
