@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/machine.py [--widths 128 256 512] [--tasks case24 adult] [--batch 512]
 
 For each table and width: one training step (loss, gradient, clipping, AdamW, running mean), one sampling step (the
-denoiser on a block of rows), and the products of matrices inside them alone, in the same shapes, precisions and order, by turns in
-one process. One JSON line each in `results/machine.jsonl`.
+denoiser on a block of rows), and the products of matrices inside them alone, in the same shapes, precisions and order,
+by turns in one process. One JSON line each in `results/machine.jsonl`.
 """
 
 import os

@@ -27,7 +27,7 @@ Known numbers may determine each other, and a regression on all of them would ha
 
 
 class Scales(NamedTuple):
-    """Factors of each axis at a noise level, each shape (row, number), or (1, number) where all rows share the noise."""
+    """Factors of each axis at a noise level, shape (row, number), or (1, number) where rows share the noise."""
 
     skip: Numbers
     inside: Numbers
