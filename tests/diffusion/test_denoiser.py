@@ -163,6 +163,21 @@ def test_noise_is_as_large_as_the_widest_axis_needs():
     torch.testing.assert_close(denoiser.levels[[0, -1]], ends, rtol=1e-13, atol=0)
 
 
+def test_rows_that_share_their_time_are_estimated_as_rows_that_do_not():
+    """Of numbers and categories, with gains that depend on the noise; the last row alone has another time."""
+    denoiser = PreconditionedDenoiser(
+        Formula(lambda x, t: torch.sin(x[:, :8] + t[:, None] / 300)), EDM, MIXED, known_share=0.0
+    )
+    x_0, _ = mixed_rows(40)
+    denoiser.measure(MIXED.numbers(x_0))
+    denoiser.calibrate(x_0, generator())
+    same = torch.full((40,), 0.4).double()
+    other = torch.cat([same[:-1], same[:1] * 3])
+    shared, apart = denoiser(x_0, same), denoiser(x_0, other)
+    torch.testing.assert_close(shared[:-1], apart[:-1], rtol=0, atol=1e-12)  # other order of sums
+    assert (shared[-1] != apart[-1]).any()
+
+
 def test_rows_that_are_all_the_same_can_be_measured():
     denoiser = PreconditionedDenoiser(Formula(lambda x, _: torch.zeros_like(x)), EDM, Layout(2))
     denoiser.measure(torch.ones(5, 2).double())

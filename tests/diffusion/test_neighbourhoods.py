@@ -79,6 +79,13 @@ def test_each_network_is_the_plain_formula(monkeypatch, num_numbers, num_rows, s
         torch.testing.assert_close(found[:, number], expected, rtol=1e-10, atol=1e-10)  # order of sums
 
 
+def test_a_time_that_rows_share_is_the_time_of_each():
+    nets = networks(6, width=3)
+    noisy, estimate = normal(4, 6), normal(4, 6, seed=1)
+    shared, each = nets(noisy, estimate, torch.full((1,), 7.0).double()), torch.full((4,), 7.0).double()
+    torch.testing.assert_close(shared, nets(noisy, estimate, each), rtol=0, atol=1e-12)  # other order of sums
+
+
 def test_untrained_networks_say_nothing():
     nets = NeighbourhoodMLPs(5)
     assert torch.equal(nets(torch.ones(2, 5), torch.ones(2, 5), torch.ones(2)), torch.zeros(2, 5))
