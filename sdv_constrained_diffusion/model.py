@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from sdv_constrained_diffusion._batches import in_threads
+from sdv_constrained_diffusion._layout import Layout
 from sdv_constrained_diffusion._types import Table
 from sdv_constrained_diffusion.diffusion.denoiser import Denoiser
-from sdv_constrained_diffusion.diffusion.presets import FEW_ROWS, Preset
+from sdv_constrained_diffusion.diffusion.presets import Preset, is_small
 from sdv_constrained_diffusion.diffusion.sampler import Given
 from sdv_constrained_diffusion.diffusion.training import TrainingPlan, TrainingRecord, train
 from sdv_constrained_diffusion.guidance.chord import Chord
@@ -44,8 +45,8 @@ HELD_OUT_SHARE, FEWEST_HELD_OUT, MOST_HELD_OUT = 0.1, 10, 2000
 fewer hold none out."""
 
 MANY_ROWS = 5000
-"""Tables of `FEW_ROWS` to less than these hold none out either: the loss stalls long before their rows come no closer
-(docs/decisions/0026)."""
+"""Tables of less than these that are not small hold none out either: the loss stalls long before their rows come no
+closer (docs/decisions/0026)."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class DiffusionModel:
             denoiser = preset.denoiser(encoder.layout, len(values)).to(device)
         generator = torch.Generator().manual_seed(seed)
         denoiser.measure(encoder.training_rows(values, generator).numbers)
-        learned, held_out = _held_out(len(values), plan, generator)
+        learned, held_out = _held_out(len(values), encoder.layout, plan, generator)
         to_learn = values[learned]
         record = train(
             denoiser,
@@ -291,10 +292,10 @@ class DiffusionModel:
             self.denoiser.to(self._device)
 
 
-def _held_out(num_rows: int, plan: TrainingPlan, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _held_out(num_rows: int, layout: Layout, plan: TrainingPlan, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Numbers of the rows that are learned and of those that tell when to stop."""
     count = 0 if plan.patience is None else min(int(HELD_OUT_SHARE * num_rows), MOST_HELD_OUT)
-    if count < FEWEST_HELD_OUT or FEW_ROWS <= num_rows < MANY_ROWS:
+    if count < FEWEST_HELD_OUT or (num_rows < MANY_ROWS and not is_small(layout, num_rows)):
         return torch.arange(num_rows), torch.arange(0)
     order = torch.randperm(num_rows, generator=generator)
     return order[count:], order[:count]

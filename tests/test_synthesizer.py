@@ -12,6 +12,7 @@ from sdv.sampling import Condition
 from sdv.utils import load_synthesizer
 
 from sdv_constrained_diffusion import ConstrainedDiffusionSynthesizer, constraint
+from sdv_constrained_diffusion._layout import Layout
 from sdv_constrained_diffusion.diffusion.backbone import ResidualMLP
 from sdv_constrained_diffusion.diffusion.denoiser import PreconditionedDenoiser
 from sdv_constrained_diffusion.diffusion.presets import Preset, default_preset, paper_preset
@@ -295,10 +296,23 @@ def test_auto_epochs_hold_rows_out_and_report_their_loss(data, capsys):
 
 
 @pytest.mark.parametrize(
-    ('num_rows', 'held_out'), [(99, 0), (100, 10), (1999, 199), (2000, 0), (4999, 0), (5000, 500), (90_000, 2000)]
+    ('num_rows', 'numbers', 'labels', 'held_out'),
+    [
+        (99, 51, 0, 0),
+        (100, 51, 0, 10),
+        (1999, 51, 0, 199),
+        (2000, 20, 0, 0),
+        (2000, 19, 0, 200),
+        (2000, 49, 1, 0),
+        (2000, 48, 1, 200),
+        (4999, 51, 0, 0),
+        (5000, 51, 0, 500),
+        (90_000, 51, 1, 2000),
+    ],
 )
-def test_how_many_rows_are_held_out(num_rows, held_out):
-    learned, others = _held_out(num_rows, default_preset().plan, torch.Generator().manual_seed(0))
+def test_how_many_rows_are_held_out(num_rows, numbers, labels, held_out):
+    layout = Layout(numbers, [torch.full((2,), 0.5).double()] * labels)
+    learned, others = _held_out(num_rows, layout, default_preset().plan, torch.Generator().manual_seed(0))
     assert len(others) == held_out
     assert torch.equal(torch.cat([learned, others]).sort().values, torch.arange(num_rows))
 

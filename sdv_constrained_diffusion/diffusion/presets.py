@@ -66,13 +66,13 @@ def paper_preset(decay_steps: int = 1500, decay_factor: float = 0.9) -> Preset:
 def default_preset() -> Preset:
     """Normal scores, masked categories, preconditioned residual network, multistep sampling: minutes, not hours.
 
-    The network is small where rows are few. It sees hinges of the columns if there are categories or states, or has
+    The network is small where the table is. It sees hinges of the columns if there are categories or states, or has
     neighbourhoods beside it if there are many numbers; see `PreconditionedDenoiser`.
     """
     return Preset(
         scaling='quantile',
         denoiser=_default_denoiser,
-        plan=TrainingPlan(max_steps=5_000, decay='trapezoid', patience=0.5),
+        plan=TrainingPlan(epochs=None, max_steps=20_000, decay='trapezoid', patience=0.5),
         sampler=MultistepSampler(num_steps=30),
     )
 
@@ -86,14 +86,25 @@ MOST_HINGED = 128
 
 
 FEW_ROWS = 2000
-"""Smaller tables get a smaller network (docs/decisions/0026)."""
+FEW_CELLS, FEW_MIXED_CELLS = 40_000, 100_000
+
+
+def is_small(layout: Layout, num_rows: int) -> bool:
+    """Whether a network of more weights than the table has cells would soon learn its rows by heart.
+
+    Read off docs/decisions/0026 and 0029: tables of few rows, or of few cells, more of them where some columns are
+    discrete.
+    """
+    return num_rows < FEW_ROWS or layout.num_cells(num_rows) < (FEW_MIXED_CELLS if layout.num_blocks else FEW_CELLS)
 
 
 def _default_denoiser(layout: Layout, num_rows: int) -> Denoiser:
     wide = layout.num_numbers > MOST_HINGED
-    # Beside neighbourhoods a large network has less to find, and learns rows by heart sooner; so it does of few rows,
-    # and with hinges where all columns are numbers.
-    width, depth = (128, 2) if wide or num_rows < FEW_ROWS else (256, 4)
+    # Beside neighbourhoods a large network has less to find, and learns rows by heart sooner; so it does with hinges
+    # where all columns are numbers.
+    width, depth = (128, 2) if wide or is_small(layout, num_rows) else (256, 4)
+    if layout.num_cells(num_rows) < FEW_CELLS:
+        width = 64
     knots = KNOTS if layout.num_blocks and not wide else ()
     num_extra = (2 + len(knots)) * layout.num_numbers
     backbone = ResidualMLP(layout.num_features, width=width, depth=depth, num_extra=num_extra)

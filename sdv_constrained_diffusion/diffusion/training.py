@@ -18,8 +18,11 @@ from sdv_constrained_diffusion.diffusion.denoiser import Denoiser
 _UNLIMITED = 10**9
 """Epochs of a run that ends by its time."""
 
-REFERENCE_WEIGHTS = 700_000
-"""A little more than the default network has on a table of fifteen columns."""
+REFERENCE_WEIGHTS = 175_000
+"""A quarter of what the default network has on a large table of fifteen columns; it takes a third of the time."""
+
+UNWATCHED_EPOCHS = 500
+"""Most passes of a run of `max_steps` over rows of which none are held out."""
 
 REDRAWN_AFTER = 200
 """Steps after which what values leave open is drawn anew, at the end of an epoch; drawing may cost as much as a few."""
@@ -47,9 +50,10 @@ class TrainingPlan:
     """How a denoiser is trained.
 
     Attributes:
-        epochs: passes over the training rows; None for as many as the time allows.
-        max_steps: most optimiser steps of a network of `REFERENCE_WEIGHTS`, however many epochs; a larger one gets
-            fewer, so that a run takes about as long. Whole epochs are left out, but at least one is made.
+        epochs: passes over the training rows; None for as many as steps and time allow.
+        max_steps: most optimiser steps of a network of `REFERENCE_WEIGHTS` or less, however many epochs; a larger one
+            gets fewer, so that a run takes about as long. Whole epochs are left out, but at least one is made; where no
+            rows are held out, at most `UNWATCHED_EPOCHS`.
         max_time: processor seconds after which training ends, in the middle of an epoch if need be; None for no limit.
             The learning rate follows the time then, so a run on another machine gives another model.
         batch_size: rows per optimiser step.
@@ -153,8 +157,8 @@ def train(
     epochs = _UNLIMITED if plan.epochs is None else plan.epochs
     if plan.max_steps is not None:
         weights = sum(parameter.numel() for parameter in denoiser.parameters())
-        affordable = plan.max_steps * min(REFERENCE_WEIGHTS / weights, 1)
-        epochs = max(min(epochs, int(affordable / batches)), 1)
+        affordable = int(plan.max_steps * min(REFERENCE_WEIGHTS / weights, 1) / batches)
+        epochs = min(epochs, max(affordable, 1), _UNLIMITED if held_out is not None else UNWATCHED_EPOCHS)
     optimizer = torch.optim.AdamW(
         denoiser.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
     )

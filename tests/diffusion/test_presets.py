@@ -82,18 +82,37 @@ def test_default_recipe():
     assert sizes(denoiser.backbone.output)[1] == 6
     assert denoiser.conditional
     assert isinstance(preset.sampler, MultistepSampler)
-    assert preset.plan == TrainingPlan(max_steps=5_000, decay='trapezoid', patience=0.5)
+    assert preset.plan == TrainingPlan(epochs=None, max_steps=20_000, decay='trapezoid', patience=0.5)
 
 
 @pytest.mark.parametrize(('numbers', 'hinges', 'networks'), [(0, 0, 0), (1, 5, 0), (128, 640, 0), (129, 0, 129)])
 def test_hinges_of_few_columns_or_neighbourhoods_of_many(numbers, hinges, networks):
-    denoiser = default_preset().denoiser(Layout(numbers, MIXED.frequencies), 5000)
+    denoiser = default_preset().denoiser(Layout(numbers, MIXED.frequencies), 50_000)
     assert sizes(denoiser.backbone.input)[0] == numbers + 5 + 2 * numbers + hinges
     assert (0 if denoiser.neighbourhoods is None else len(denoiser.neighbourhoods.near)) == networks
     rows = torch.cat([torch.zeros(4, numbers), MIXED.one_hot(torch.zeros(4, 2).long())], dim=1).double()
     assert denoiser(rows, torch.ones(4).double()).isfinite().all()
     # A network beside the small ones is small, too.
     assert (sizes(denoiser.backbone.input)[1], len(denoiser.backbone.blocks)) == ((128, 2) if networks else (256, 4))
+
+
+@pytest.mark.parametrize(
+    ('numbers', 'labels', 'num_rows', 'size'),
+    [
+        (18, 2, 1999, (64, 2)),
+        (20, 0, 1999, (64, 2)),
+        (18, 2, 2000, (128, 2)),
+        (20, 0, 2000, (256, 4)),
+        (48, 2, 1999, (128, 2)),
+        (50, 0, 1999, (128, 2)),
+        (18, 2, 4999, (128, 2)),
+        (18, 2, 5000, (256, 4)),
+        (48, 2, 2000, (256, 4)),
+    ],
+)
+def test_the_network_is_as_small_as_the_table(numbers, labels, num_rows, size):
+    backbone = default_preset().denoiser(Layout(numbers, MIXED.frequencies[:labels]), num_rows).backbone
+    assert (sizes(backbone.input)[1], len(backbone.blocks)) == size
 
 
 @pytest.mark.parametrize('numbers', [1, 128])

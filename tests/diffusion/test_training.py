@@ -453,6 +453,13 @@ def test_a_network_larger_than_the_reference_makes_fewer_steps(monkeypatch):
     assert len(record.losses) == 10
 
 
+@pytest.mark.parametrize(('max_steps', 'made'), [(5000, 500), (None, 600)])
+def test_rows_that_nobody_watches_are_not_passed_for_long(max_steps, made):
+    """A recipe whose length is that of its steps makes 500 passes at most where no rows tell when to stop."""
+    _, record = run_slope(TrainingPlan(epochs=600, batch_size=1, max_steps=max_steps), num_rows=1)
+    assert len(record.losses) == made
+
+
 def test_the_cosine_ends_with_the_steps_that_are_made():
     plan = dataclasses.replace(PLAIN, epochs=100, max_steps=10)
     expected = [0.01 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(7)]
