@@ -40,9 +40,10 @@ class Layout:
         """Number of discrete columns."""
         return len(self.frequencies)
 
-    def num_cells(self, num_rows: int) -> int:
-        """Numbers and discrete columns of so many rows."""
-        return num_rows * (self.num_numbers + self.num_blocks)
+    @property
+    def num_cells(self) -> int:
+        """Numbers and discrete columns of a row."""
+        return self.num_numbers + self.num_blocks
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Numbers, shape (row, number), and the features of all blocks, shape (row, level)."""

@@ -87,6 +87,7 @@ MOST_HINGED = 128
 
 FEW_ROWS = 2000
 FEW_CELLS, FEW_MIXED_CELLS = 40_000, 100_000
+MANY_COLUMNS = 64
 
 
 def is_small(layout: Layout, num_rows: int) -> bool:
@@ -95,16 +96,24 @@ def is_small(layout: Layout, num_rows: int) -> bool:
     Read off docs/decisions/0026 and 0029: tables of few rows, or of few cells, more of them where some columns are
     discrete.
     """
-    return num_rows < FEW_ROWS or layout.num_cells(num_rows) < (FEW_MIXED_CELLS if layout.num_blocks else FEW_CELLS)
+    few = FEW_MIXED_CELLS if layout.num_blocks else FEW_CELLS
+    return num_rows < FEW_ROWS or num_rows * layout.num_cells < few
+
+
+def _size(layout: Layout, num_rows: int) -> tuple[int, int]:
+    """Width and depth of the network (docs/decisions/0029)."""
+    if num_rows * layout.num_cells < FEW_CELLS:
+        return 64, 2
+    # Beside neighbourhoods a large network has less to find, and learns rows by heart sooner.
+    if is_small(layout, num_rows) or layout.num_numbers > MOST_HINGED:
+        return 128, 2
+    return (256, 3) if layout.num_blocks and layout.num_cells < MANY_COLUMNS else (256, 4)
 
 
 def _default_denoiser(layout: Layout, num_rows: int) -> Denoiser:
     wide = layout.num_numbers > MOST_HINGED
-    # Beside neighbourhoods a large network has less to find, and learns rows by heart sooner; so it does with hinges
-    # where all columns are numbers.
-    width, depth = (128, 2) if wide or is_small(layout, num_rows) else (256, 4)
-    if layout.num_cells(num_rows) < FEW_CELLS:
-        width = 64
+    width, depth = _size(layout, num_rows)
+    # With hinges a network learns rows by heart sooner where all columns are numbers.
     knots = KNOTS if layout.num_blocks and not wide else ()
     num_extra = (2 + len(knots)) * layout.num_numbers
     backbone = ResidualMLP(layout.num_features, width=width, depth=depth, num_extra=num_extra)

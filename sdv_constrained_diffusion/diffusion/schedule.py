@@ -150,9 +150,18 @@ class EDMSchedule(Schedule):
         return Noise(torch.ones_like(t), t)
 
     def draw(self, num_rows: int, generator: torch.Generator) -> Times:
-        r"""`\ln\sigma \sim N(P_{mean}, P_{std}^2)`, cut to the range that sampling visits."""
-        normal = torch.randn(num_rows, generator=generator, dtype=torch.float64)
-        return (self.log_mean + self.log_std * normal).exp().clamp(self.smallest, self.largest)
+        r"""`\ln\sigma \sim N(P_{mean}, P_{std}^2)` within the range that sampling visits, evenly over the rows.
+
+        Each of as many equally likely intervals has one row, so that a batch's loss depends less on its noise levels
+        (after Kingma et al. 2021, appendix I.1).
+        """
+        places = torch.randperm(num_rows, generator=generator) + torch.rand(
+            num_rows, generator=generator, dtype=torch.float64
+        )
+        ends = torch.tensor([self.smallest, self.largest], dtype=torch.float64).log()
+        first, last = torch.special.ndtr((ends - self.log_mean) / self.log_std)
+        score = torch.special.ndtri(torch.lerp(first, last, places / max(num_rows, 1)))
+        return (self.log_mean + self.log_std * score).exp().clamp(self.smallest, self.largest)
 
     def draw_evenly(self, num_rows: int, generator: torch.Generator) -> Times:
         r"""`\sigma^{1/\rho}` uniform, as in the grid."""
