@@ -41,7 +41,7 @@ class Layout:
         return len(self.frequencies)
 
     @property
-    def num_cells(self) -> int:
+    def num_columns(self) -> int:
         """Numbers and discrete columns of a row."""
         return self.num_numbers + self.num_blocks
 

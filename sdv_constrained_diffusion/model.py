@@ -293,7 +293,10 @@ class DiffusionModel:
 
 
 def _held_out(num_rows: int, layout: Layout, plan: TrainingPlan, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Numbers of the rows that are learned and of those that tell when to stop."""
+    """Numbers of the rows that are learned and of those that tell when to stop.
+
+    Which tables hold rows out was found for the default recipe's networks.
+    """
     count = 0 if plan.patience is None else min(int(HELD_OUT_SHARE * num_rows), MOST_HELD_OUT)
     if count < FEWEST_HELD_OUT or (num_rows < MANY_ROWS and not is_small(layout, num_rows)):
         return torch.arange(num_rows), torch.arange(0)

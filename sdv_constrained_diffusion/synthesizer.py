@@ -58,9 +58,9 @@ class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
             hours), or a `Preset` of your own, such as `paper_preset(decay_factor=0.5)`.
         epochs: passes over the training rows. 'auto' holds a tenth of the rows out, at most 2,000, and stops once the
             loss on them does not fall any more, at the latest at `max_time` or, without it, after the preset's number
-            of passes or steps. Tables of less than 100 rows, tables of 2,000 to 5,000 with many columns (40,000 cells
-            of numbers alone, 100,000 otherwise) and the preset 'paper' hold none out. A number, or None for as many as
-            `max_time` allows (without that, the preset's), learns from all rows.
+            of passes or steps. Tables of less than 100 rows, tables of 2,000 to 5,000 rows with many columns (rows
+            times columns 40,000 for numbers alone, 100,000 otherwise) and the preset 'paper' hold none out. A number,
+            or None for as many as `max_time` allows (without that, the preset's), learns from all rows.
         batch_size: rows per training step; the preset's number when None.
         max_time: processor seconds after which training ends, whatever `epochs` says; no limit when None. With it, a
             run on another machine gives another model.

@@ -262,12 +262,13 @@ class PreconditionedDenoiser(Denoiser):
         Partly known rows are drawn evenly along the grid: what is known decides much while the rest is still noise,
         where the schedule's own times are rare.
         """
-        t = self.schedule.draw(num_rows, generator)
-        if not self.conditional:
-            return t, torch.zeros_like(t)
-        chosen, share = torch.rand(2, num_rows, generator=generator, dtype=torch.float64)
-        partly = chosen < self.known_share
-        return torch.where(partly, self.schedule.draw_evenly(num_rows, generator), t), torch.where(partly, share, 0.0)
+        t, share = torch.zeros(2, num_rows, dtype=torch.float64)
+        order, chance = torch.randperm(num_rows, generator=generator), torch.rand((), generator=generator)
+        partly, others = order.tensor_split([int(self.known_share * num_rows + float(chance))])
+        t[partly] = self.schedule.draw_evenly(len(partly), generator)
+        t[others] = self.schedule.draw(len(others), generator)
+        share[partly] = torch.rand(len(partly), generator=generator, dtype=torch.float64)
+        return t, share
 
     def _outputs(self, x_t: Rows, t: SharedTimes, known: Tensor | None) -> tuple[Scales, Numbers, Numbers, Levels]:
         """Scales and coordinates along the axes, the network's output there, and the logits of the levels.

@@ -86,28 +86,29 @@ MOST_HINGED = 128
 
 
 FEW_ROWS = 2000
+"""Tables of less rows are small, however many columns they have."""
+
 FEW_CELLS, FEW_MIXED_CELLS = 40_000, 100_000
+"""Tables of less cells are small: rows times columns of model space, all numbers and with discrete columns."""
+
 MANY_COLUMNS = 64
+"""Tables with discrete columns and less columns than this get three blocks, not four."""
 
 
 def is_small(layout: Layout, num_rows: int) -> bool:
-    """Whether a network of more weights than the table has cells would soon learn its rows by heart.
-
-    Read off docs/decisions/0026 and 0029: tables of few rows, or of few cells, more of them where some columns are
-    discrete.
-    """
+    """Whether a large network would soon learn the table by heart (read off docs/decisions/0026 and 0029)."""
     few = FEW_MIXED_CELLS if layout.num_blocks else FEW_CELLS
-    return num_rows < FEW_ROWS or num_rows * layout.num_cells < few
+    return num_rows < FEW_ROWS or num_rows * layout.num_columns < few
 
 
 def _size(layout: Layout, num_rows: int) -> tuple[int, int]:
     """Width and depth of the network (docs/decisions/0029)."""
-    if num_rows * layout.num_cells < FEW_CELLS:
-        return 64, 2
     # Beside neighbourhoods a large network has less to find, and learns rows by heart sooner.
-    if is_small(layout, num_rows) or layout.num_numbers > MOST_HINGED:
+    if layout.num_numbers > MOST_HINGED:
         return 128, 2
-    return (256, 3) if layout.num_blocks and layout.num_cells < MANY_COLUMNS else (256, 4)
+    if is_small(layout, num_rows):
+        return (64 if num_rows * layout.num_columns < FEW_CELLS else 128), 2
+    return 256, (3 if layout.num_blocks and layout.num_columns < MANY_COLUMNS else 4)
 
 
 def _default_denoiser(layout: Layout, num_rows: int) -> Denoiser:

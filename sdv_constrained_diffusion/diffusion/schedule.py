@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sdv_constrained_diffusion._types import TimeGrid, Times
+from sdv_constrained_diffusion._types import PerRow, TimeGrid, Times
 
 
 class Noise(NamedTuple):
@@ -152,21 +152,17 @@ class EDMSchedule(Schedule):
     def draw(self, num_rows: int, generator: torch.Generator) -> Times:
         r"""`\ln\sigma \sim N(P_{mean}, P_{std}^2)` within the range that sampling visits, evenly over the rows.
 
-        Each of as many equally likely intervals has one row, so that a batch's loss depends less on its noise levels
-        (after Kingma et al. 2021, appendix I.1).
+        A batch's loss depends less on its noise levels then (after Kingma et al. 2021, appendix I.1).
         """
-        places = torch.randperm(num_rows, generator=generator) + torch.rand(
-            num_rows, generator=generator, dtype=torch.float64
-        )
         ends = torch.tensor([self.smallest, self.largest], dtype=torch.float64).log()
         first, last = torch.special.ndtr((ends - self.log_mean) / self.log_std)
-        score = torch.special.ndtri(torch.lerp(first, last, places / max(num_rows, 1)))
+        score = torch.special.ndtri(torch.lerp(first, last, _places(num_rows, generator)))
         return (self.log_mean + self.log_std * score).exp().clamp(self.smallest, self.largest)
 
     def draw_evenly(self, num_rows: int, generator: torch.Generator) -> Times:
-        r"""`\sigma^{1/\rho}` uniform, as in the grid."""
+        r"""`\sigma^{1/\rho}` uniform, as in the grid, and as evenly spread."""
         first, last = self.largest ** (1 / self.rho), self.smallest ** (1 / self.rho)
-        return (last + (first - last) * torch.rand(num_rows, generator=generator, dtype=torch.float64)) ** self.rho
+        return (last + (first - last) * _places(num_rows, generator)) ** self.rho
 
     def grid(self, num_steps: int) -> TimeGrid:
         r"""Even steps of `\sigma^{1/\rho}` from the largest to the smallest noise, then 0 (eq. 5).
@@ -192,3 +188,9 @@ class EDMSchedule(Schedule):
         reaching = copy.copy(self)
         reaching.largest = min(self._whole, DROWNED * max(deviation, self.smallest))
         return reaching
+
+
+def _places(num_rows: int, generator: torch.Generator) -> PerRow:
+    """Uniform draws from [0, 1): each of as many intervals of one size has one of them, in random order."""
+    order = torch.randperm(num_rows, generator=generator)
+    return (order + torch.rand(num_rows, generator=generator, dtype=torch.float64)) / num_rows

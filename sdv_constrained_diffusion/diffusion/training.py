@@ -16,13 +16,13 @@ from sdv_constrained_diffusion._types import Rows
 from sdv_constrained_diffusion.diffusion.denoiser import Denoiser
 
 _UNLIMITED = 10**9
-"""Epochs of a run that ends by its time."""
+"""Epochs of a run that ends by its steps, its time or a stall."""
 
 REFERENCE_WEIGHTS = 175_000
-"""A quarter of what the default network has on a large table of fifteen columns; it takes a third of the time."""
+"""Networks of less than these take about as long for a step as one of these."""
 
 UNWATCHED_EPOCHS = 500
-"""Most passes of a run of `max_steps` over rows of which none are held out."""
+"""Most passes over rows of which none are held out, where neither passes nor time are given."""
 
 REDRAWN_AFTER = 200
 """Steps after which what values leave open is drawn anew, at the end of an epoch; drawing may cost as much as a few."""
@@ -50,10 +50,10 @@ class TrainingPlan:
     """How a denoiser is trained.
 
     Attributes:
-        epochs: passes over the training rows; None for as many as steps and time allow.
+        epochs: passes over the training rows; None for as many as steps and time allow. Where no rows are held out and
+            no time is given, that is `UNWATCHED_EPOCHS` at most.
         max_steps: most optimiser steps of a network of `REFERENCE_WEIGHTS` or less, however many epochs; a larger one
-            gets fewer, so that a run takes about as long. Whole epochs are left out, but at least one is made; where no
-            rows are held out, at most `UNWATCHED_EPOCHS`.
+            gets fewer, so that a run takes about as long. Whole epochs are left out, but at least one is made.
         max_time: processor seconds after which training ends, in the middle of an epoch if need be; None for no limit.
             The learning rate follows the time then, so a run on another machine gives another model.
         batch_size: rows per optimiser step.
@@ -154,11 +154,9 @@ def train(
     """
     rows = draw_rows(generator)
     batches = math.ceil(len(rows) / plan.batch_size)
-    epochs = _UNLIMITED if plan.epochs is None else plan.epochs
-    if plan.max_steps is not None:
-        weights = sum(parameter.numel() for parameter in denoiser.parameters())
-        affordable = int(plan.max_steps * min(REFERENCE_WEIGHTS / weights, 1) / batches)
-        epochs = min(epochs, max(affordable, 1), _UNLIMITED if held_out is not None else UNWATCHED_EPOCHS)
+    epochs = _most_epochs(
+        plan, sum(parameter.numel() for parameter in denoiser.parameters()), batches, held_out is None
+    )
     optimizer = torch.optim.AdamW(
         denoiser.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
     )
@@ -210,6 +208,17 @@ def train(
     if averaged is not None:
         denoiser.load_state_dict(averaged.module.state_dict())
     return record
+
+
+def _most_epochs(plan: TrainingPlan, weights: int, batches: int, unwatched: bool) -> int:
+    """Passes after which a run ends that neither its time nor a stall has ended."""
+    epochs = plan.epochs
+    if epochs is None:
+        epochs = UNWATCHED_EPOCHS if unwatched and plan.max_time is None else _UNLIMITED
+    if plan.max_steps is None:
+        return epochs
+    affordable = plan.max_steps * min(REFERENCE_WEIGHTS / weights, 1)
+    return max(min(epochs, int(affordable / batches)), 1)
 
 
 class _Watch:

@@ -50,8 +50,8 @@ def conditional_law(x=None, kind=None):
 
 @pytest.fixture(scope='module')
 def fitted():
-    """The default recipe, which ends by its steps: some 90 processor seconds, and it repeats."""
-    table = mixture(20_000)
+    """The default recipe with its large network, which ends by its steps: some 90 processor seconds, and it repeats."""
+    table = mixture(26_000)
     return fit(make_synthesizer(table, metadata_of(table), epochs=None), table)
 
 

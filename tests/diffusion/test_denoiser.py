@@ -216,9 +216,9 @@ def test_untrained_networks_loss_is_one_in_expectation():
 def test_preconditioned_loss_is_the_plain_formula():
     backbone = Formula(lambda x, c: 0.5 * x.flip(1) + c[:, None] / 1000)
     x_0 = normal(32, 3)
-    loss = PreconditionedDenoiser(backbone, EDM, Layout(3)).loss(x_0, generator(2))
-    draws = generator(2)
-    sigma = EDM.draw(32, draws)[:, None]
+    denoiser, draws = PreconditionedDenoiser(backbone, EDM, Layout(3)), generator(2)
+    loss = denoiser.loss(x_0, generator(2))
+    sigma = denoiser._draw_times(32, draws)[0][:, None]
     x_t = x_0 + sigma * torch.randn(32, 3, generator=draws, dtype=torch.float64)
     root = (1 + sigma**2).sqrt()
     target = (x_0 - x_t / root**2) * root / sigma
@@ -278,15 +278,10 @@ def test_preconditioned_loss_with_categories_and_known_numbers_is_the_plain_form
         return 0.5 * inputs[:, :8].flip(1) + c[:, None] / 1000 + 0.1 * flags
 
     (x_0, codes), draws, num_rows = mixed_rows(200), generator(2), 200
-    backbone = Formula(formula)
-    loss = PreconditionedDenoiser(backbone, EDM, MIXED, known_share).loss(x_0, generator(2))
-    numbers, t = x_0[:, :3], EDM.draw(num_rows, draws)
-    known, share = torch.zeros(num_rows, 3, dtype=torch.bool), torch.zeros(num_rows).double()
-    if known_share:
-        chosen, share = torch.rand(2, num_rows, generator=draws, dtype=torch.float64)
-        share = share * (chosen < known_share)
-        t = torch.where(chosen < known_share, EDM.draw_evenly(num_rows, draws), t)
-    sigma = t[:, None]
+    denoiser = PreconditionedDenoiser(Formula(formula), EDM, MIXED, known_share)
+    loss, backbone = denoiser.loss(x_0, generator(2)), denoiser.backbone
+    t, share = denoiser._draw_times(num_rows, draws)
+    numbers, known, sigma = x_0[:, :3], torch.zeros(num_rows, 3, dtype=torch.bool), t[:, None]
     x_t = numbers + sigma * torch.randn(num_rows, 3, generator=draws, dtype=torch.float64)
     if known_share:
         known = torch.rand(num_rows, 3, generator=draws, dtype=torch.float64) < share[:, None]
@@ -333,6 +328,26 @@ def test_what_is_known_in_training():
         wanted = m_t[chosen].mean() * (1 - (known + 1) / 5)
         # Mean of two correlated draws a row: five standard errors of one.
         assert (hidden[chosen].mean() - wanted).abs() < 5 * 0.5 / math.sqrt(int(chosen.sum()))
+
+
+@pytest.mark.parametrize(('known_share', 'num_rows'), [(0.0, 10), (0.4, 1000), (0.5, 7), (1.0, 10)])
+def test_times_of_a_batch_are_evenly_spread_among_the_partly_known_rows_and_among_the_others(known_share, num_rows):
+    """Each of as many intervals of equal probability as there are such rows has one time."""
+    t, share = PreconditionedDenoiser(Formula(None), EDM, MIXED, known_share)._draw_times(num_rows, generator())
+    partly = share > 0
+    assert int(partly.sum()) in (math.floor(known_share * num_rows), math.ceil(known_share * num_rows))
+    first, last = EDM.largest ** (1 / EDM.rho), EDM.smallest ** (1 / EDM.rho)
+    ends = [(math.log(end) - EDM.log_mean) / EDM.log_std for end in (EDM.smallest, EDM.largest)]
+    law = stats.truncnorm(*ends, loc=EDM.log_mean, scale=EDM.log_std)
+    places = (t[partly] ** (1 / EDM.rho) - last) / (first - last), torch.tensor(law.cdf(t[~partly].log().numpy()))
+    for each in places:
+        assert (each * len(each)).long().sort().values.tolist() == list(range(len(each)))
+
+
+def test_batches_of_one_row_are_partly_known_as_often():
+    denoiser, draws = PreconditionedDenoiser(Formula(None), EDM, MIXED, 0.3), generator()
+    partly = sum(bool(denoiser._draw_times(1, draws)[1] > 0) for _ in range(2000))
+    assert stats.binomtest(partly, 2000, 0.3).pvalue > 1e-3  # seeded
 
 
 def test_known_numbers_are_seen_as_they_are_flagged_and_returned():

@@ -147,11 +147,16 @@ def test_edm_times_are_log_normal_within_the_range_and_evenly_spread(num_rows):
     a, b = (math.log(0.01) + 0.8) / 1.6, (math.log(20) + 0.8) / 1.6
     places = stats.truncnorm(a, b, loc=-0.8, scale=1.6).cdf(draw(schedule, num_rows).log().numpy()) * num_rows
     assert sorted(places.astype(int)) == list(range(num_rows))
-    again = stats.truncnorm(a, b, loc=-0.8, scale=1.6).cdf(draw(schedule, num_rows, 1).log().numpy()) * num_rows
-    if num_rows == 1000:
-        assert stats.spearmanr(np.arange(1000), places).pvalue > 1e-3  # seeded
-        assert stats.spearmanr(again, places).pvalue > 1e-3
-        assert stats.kstest(places % 1, 'uniform').pvalue > 1e-3
+
+
+def test_edm_times_come_in_random_order_and_anywhere_in_their_interval():
+    schedule = EDMSchedule(smallest=0.01, largest=20.0, log_mean=-0.8, log_std=1.6)
+    a, b = (math.log(0.01) + 0.8) / 1.6, (math.log(20) + 0.8) / 1.6
+    law = stats.truncnorm(a, b, loc=-0.8, scale=1.6)
+    first, second = (law.cdf(draw(schedule, 1000, seed).log().numpy()) * 1000 for seed in (0, 1))
+    assert stats.spearmanr(np.arange(1000), first).pvalue > 1e-3  # seeded
+    assert stats.spearmanr(second, first).pvalue > 1e-3
+    assert stats.kstest(first % 1, 'uniform').pvalue > 1e-3
 
 
 @settings(deadline=None)
@@ -221,7 +226,11 @@ def test_the_first_noise_hides_the_widest_axis_and_no_more(deviation, largest):
     whole, grid = schedule.grid(200), reaching.grid(200)
     assert grid[0].item() == pytest.approx(largest, rel=1e-14)
     assert grid[-2] == whole[-2]
-    assert 0.95 * largest < draw(reaching, 1000).max() <= reaching.largest  # the last thousandth reaches from there on
+    ends = [(math.log(end) - schedule.log_mean) / schedule.log_std for end in (schedule.smallest, largest)]
+    edge = math.exp(schedule.log_mean + schedule.log_std * stats.truncnorm.ppf(0.999, *ends))
+    assert (
+        edge * (1 - 1e-12) <= draw(reaching, 1000).max() <= reaching.largest
+    )  # one of a thousand lies beyond the edge
     # Steps as large as those of the whole, but that their number is a whole one.
     shorter, longer = ((-(each[:-1] ** (1 / 7))).diff().mean().item() for each in (grid, whole))
     assert longer * (1 - 1 / len(grid)) < shorter <= longer * (1 + 1 / len(grid))

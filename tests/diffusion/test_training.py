@@ -453,10 +453,11 @@ def test_a_network_larger_than_the_reference_makes_fewer_steps(monkeypatch):
     assert len(record.losses) == 10
 
 
-@pytest.mark.parametrize(('max_steps', 'made'), [(5000, 500), (None, 600)])
-def test_rows_that_nobody_watches_are_not_passed_for_long(max_steps, made):
-    """A recipe whose length is that of its steps makes 500 passes at most where no rows tell when to stop."""
-    _, record = run_slope(TrainingPlan(epochs=600, batch_size=1, max_steps=max_steps), num_rows=1)
+@pytest.mark.parametrize(('epochs', 'made'), [(600, 600), (None, 500)])
+@pytest.mark.parametrize('max_steps', [5000, None])
+def test_rows_that_nobody_watches_are_not_passed_for_long(epochs, made, max_steps):
+    """Where neither passes nor time are given, and no rows tell when to stop, 500 passes are made at most."""
+    _, record = run_slope(TrainingPlan(epochs=epochs, batch_size=1, max_steps=max_steps), num_rows=1)
     assert len(record.losses) == made
 
 
