@@ -45,8 +45,8 @@ INTRODUCTION = """# Fidelity per CPU second
 Every method learns half of a table in a process of its own on one thread, with a budget of CPU seconds of training, and
 is judged by the other half. `benchmarks/fidelity.py` makes the figures, `benchmarks/README.md` explains them. Ours are
 the rows as delivered: on the power tables they obey the power flow and the limits, which the others do not know of.
-On Adult, whole or a thousand rows of it, *default* stops before its budget once the loss on rows it holds out does not
-fall any more.
+On Adult, whole or a thousand rows of it, and on the toys of a few columns *default* holds rows out, and stops before
+its budget once the loss on them does not fall any more.
 
 - **C2ST**: AUC of boosted trees that tell synthetic rows from held-out ones, 0.5 is perfect; **whitened** on
   principal components of the numbers.

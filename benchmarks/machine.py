@@ -70,7 +70,7 @@ def fastest(*works: Callable[[], object]) -> list[float]:
 
 
 def denoiser_of(layout: Layout, width: int) -> PreconditionedDenoiser:
-    """The default recipe's network with another width, without hinges and neighbourhoods."""
+    """The default recipe's network of four blocks with another width, without hinges and neighbourhoods."""
     backbone = ResidualMLP(layout.num_features, width=width, num_extra=2 * layout.num_numbers)
     return PreconditionedDenoiser(backbone, EDMSchedule(), layout, known_share=0.5)
 
