@@ -278,7 +278,7 @@ def test_auto_epochs_hold_rows_out_and_report_their_loss(data, capsys):
     small = Preset(
         'quantile',
         lambda layout, _: PreconditionedDenoiser(ResidualMLP(layout.num_features, 32, 1), EDMSchedule(), layout),
-        TrainingPlan(epochs=None, max_steps=20_000, learning_rate=0.02, decay='trapezoid', patience=0.4),
+        TrainingPlan(epochs=None, max_steps=20_000, learning_rate=0.005, decay='trapezoid', patience=0.4),
         MultistepSampler(10),
     )
     synthesizer = make_synthesizer(data, [], epochs='auto', preset=small, verbose=True)
