@@ -89,7 +89,7 @@ FEW_ROWS = 2000
 """Tables of less rows are small, however many columns they have."""
 
 FEW_CELLS, FEW_MIXED_CELLS = 40_000, 100_000
-"""Tables of less cells are small: rows times columns of model space, all numbers and with discrete columns."""
+"""Tables of less cells, rows times columns of model space, are small: those of numbers alone, those with others."""
 
 MANY_COLUMNS = 64
 """Tables with discrete columns and less columns than this get three blocks, not four."""
