@@ -8,6 +8,7 @@ best linear one, `\Sigma (\Sigma + \sigma^2 I)^{-1}`, and the network learns wha
 same in all columns.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -69,14 +70,29 @@ class PrincipalAxes(nn.Module):
         """The inverse of `along`."""
         return coordinates @ self.directions.to(coordinates).T + self.mean.to(coordinates)
 
-    def noised(self, z: Numbers, sigma: Tensor) -> Numbers:
-        """Standard normal coordinates -> normal numbers of the rows' mean and covariance, with noise added.
+    def noised(self, z: Numbers, sigma: Tensor, known: Bool[Tensor, 'row number'] | None = None) -> Numbers:
+        r"""Standard normal coordinates -> normal numbers of the rows' covariance, with noise added.
+
+        Of numbers given what is known it is the conditional covariance, `\Sigma - \Sigma_{\cdot K} (\Sigma_{KK} + r^2
+        I)^{-1} \Sigma_{K \cdot}` with r as in `regressed`.
 
         Args:
             z: shape (row, axis).
             sigma: deviation of the noise, shape ().
+            known: which numbers are known; None for none.
+
+        Returns:
+            numbers about the rows' mean; about 0 in rows of which numbers are known: those say what the mean is.
         """
-        return self.back(z * (self.variances.to(z) + sigma**2).sqrt())
+        out = self.back(z * (self.variances.to(z) + sigma**2).sqrt())
+        for K, noise, rows in _patterns(known, sigma.to(z).expand(len(z))) if known is not None else ():
+            if not K.any():
+                continue
+            covariance = (self.directions * self.variances).to(z) @ self.directions.to(z).T
+            left = covariance - covariance[:, K] @ _gain(covariance, K, noise)
+            variances, directions = torch.linalg.eigh((left + left.T) / 2)
+            out[rows] = (z[rows] * (variances.clamp(min=0) + noise**2).sqrt()) @ directions.T
+        return out
 
     def regressed(self, x0_hat: Numbers, clean: Numbers, known: Bool[Tensor, 'row number'], sigma: PerRow) -> Numbers:
         r"""Estimates that heed what is known: their error in known numbers K corrects the others by linear regression.
@@ -93,14 +109,9 @@ class PrincipalAxes(nn.Module):
             sigma: deviation of each row's noise, above 0.
         """
         variances, directions, out = self.variances.to(x0_hat), self.directions.to(x0_hat), x0_hat
-        patterns, owner = torch.cat([known, sigma[:, None]], dim=1).unique(dim=0, return_inverse=True)
-        for number, pattern in enumerate(patterns):  # one only in a sampler's step
-            K, noise, rows = pattern[:-1].bool(), pattern[-1], (owner == number).nonzero()[:, 0]
-            left = variances * noise**2 / (variances + noise**2)
-            covariance = (directions[K] * left) @ directions.T
-            inner = covariance[:, K] + torch.eye(len(covariance)).to(left) * (0.1 * noise).clamp(max=KNOWN_NOISE) ** 2
-            gain = torch.linalg.solve(inner, covariance)
-            out = out.index_add(0, rows, (clean - x0_hat)[rows][:, K] @ gain)
+        for K, noise, rows in _patterns(known, sigma):
+            covariance = (directions * (variances * noise**2 / (variances + noise**2))) @ directions.T
+            out = out.index_add(0, rows, (clean - x0_hat)[rows][:, K] @ _gain(covariance, K, noise))
         return out
 
     def scales(self, sigma: Float[Tensor, 'time 1']) -> Scales:
@@ -112,3 +123,19 @@ class PrincipalAxes(nn.Module):
         variances = self.variances.to(sigma)
         inside = (variances + sigma**2).rsqrt()
         return Scales(variances * inside**2, inside, sigma * variances.sqrt() * inside)
+
+
+def _patterns(known: Bool[Tensor, 'row number'], sigma: PerRow) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """What is known in some rows, their noise, and which rows: one pattern only in a sampler's step."""
+    if len(known) and (known == known[0]).all() and (sigma == sigma[0]).all():
+        yield known[0], sigma[0], torch.arange(len(known))
+        return
+    patterns, owner = torch.cat([known, sigma[:, None]], dim=1).unique(dim=0, return_inverse=True)
+    for number, pattern in enumerate(patterns):
+        yield pattern[:-1].bool(), pattern[-1], (owner == number).nonzero()[:, 0]
+
+
+def _gain(covariance: Tensor, K: Tensor, noise: Tensor) -> Tensor:
+    r"""`(C_{KK} + r^2 I)^{-1} C_{K \cdot}`, shape (known, number): what known numbers say of all."""
+    inner = covariance[K][:, K] + torch.eye(int(K.sum())).to(covariance) * (0.1 * noise).clamp(max=KNOWN_NOISE) ** 2
+    return torch.linalg.solve(inner, covariance[K])

@@ -13,14 +13,28 @@ import torch
 from torch import Tensor, nn
 
 from sdv_constrained_diffusion._layout import Layout
-from sdv_constrained_diffusion._types import FeatureMask, Inputs, Levels, Numbers, PerRow, Rows, SharedTimes, Times
+from sdv_constrained_diffusion._types import (
+    FeatureMask,
+    Inputs,
+    Levels,
+    Numbers,
+    PerRow,
+    RowMask,
+    Rows,
+    SharedTimes,
+    Times,
+)
 from sdv_constrained_diffusion.diffusion.axes import PrincipalAxes, Scales
+from sdv_constrained_diffusion.diffusion.independence import independent_numbers
 from sdv_constrained_diffusion.diffusion.masking import Masking
 from sdv_constrained_diffusion.diffusion.neighbourhoods import NeighbourhoodMLPs
 from sdv_constrained_diffusion.diffusion.schedule import Schedule
 
 NUM_LEVELS = 16
 """Noise levels at which a trained network is calibrated."""
+
+FIRST_SHARE = 0.5
+"""Share of the training rows of which just those numbers are known that a sampler draws first, if there are any."""
 
 
 class Denoiser(nn.Module, abc.ABC):
@@ -31,12 +45,15 @@ class Denoiser(nn.Module, abc.ABC):
         masking: the discrete columns' process; None where there are no such columns.
         conditional: whether known numbers are to be handed over as they are. If not, they must be noised like others.
         steers: whether its estimates heed something that the training rows do not.
+        first: standard normal numbers that do not depend on each other: a sampler draws them before all others, shape
+            (number,), bool; None for none.
     """
 
     schedule: Schedule
     masking: Masking | None = None
     conditional: bool = False
     steers: bool = False
+    first: Tensor | None = None
 
     def measure(self, numbers: Numbers) -> None:
         """Learns what it needs to know of the clean rows' numbers before training; nothing by default."""
@@ -124,6 +141,9 @@ class PreconditionedDenoiser(Denoiser):
     which what is known stands as it is. Its relation to the rest is the network's to learn; where it has not, the error
     it makes in the known numbers says how to correct the others (`PrincipalAxes.regressed`).
 
+    Numbers that do not depend on each other need no network: with `independent_first` a sampler draws them before all
+    others, and the network learns above all what the others are, given them (docs/decisions/0030).
+
     Attributes:
         axes: the frame; set it by `measure` before training.
         knots: where hinges bend.
@@ -146,6 +166,7 @@ class PreconditionedDenoiser(Denoiser):
         known_share: float = 0.0,
         knots: Sequence[float] = (),
         neighbourhoods: NeighbourhoodMLPs | None = None,
+        independent_first: bool = False,
     ) -> None:
         """Keeps the parts.
 
@@ -157,11 +178,14 @@ class PreconditionedDenoiser(Denoiser):
             known_share: share of the training rows of which a random part is known; 0 for a network without flags.
             knots: where the hinges of every number bend, in deviations; none for no hinges.
             neighbourhoods: small networks of a few columns each; None for none.
+            independent_first: whether numbers that show no dependence on each other are drawn before the others. Plain
+                numbers must be normal scores, and the `known_share` above 0.
         """
         super().__init__()
         self.backbone, self.schedule = backbone, schedule
         self.layout, self.masking, self.axes = layout, Masking(layout), PrincipalAxes(layout.num_numbers)
         self.known_share, self.conditional = known_share, known_share > 0
+        self.independent_first = independent_first
         self.register_buffer('knots', torch.tensor(knots))
         self.neighbourhoods = neighbourhoods
         self.register_buffer('levels', _levels(schedule))
@@ -175,6 +199,10 @@ class PreconditionedDenoiser(Denoiser):
             self.levels.copy_(_levels(self.schedule))
         if self.neighbourhoods is not None:
             self.neighbourhoods.measure(numbers)
+        if self.independent_first:
+            plain = independent_numbers(numbers[:, : self.layout.num_plain])
+            rest = torch.zeros(self.layout.num_numbers - len(plain), dtype=torch.bool)
+            self.first = torch.cat([plain, rest]) if plain.any() else None
 
     def calibrate(self, x_0: Rows, generator: torch.Generator) -> None:
         r"""Takes as much of the network along each axis, at each noise level, as lowers the error of clean rows.
@@ -188,8 +216,12 @@ class PreconditionedDenoiser(Denoiser):
             t = log_sigma.exp().cpu().expand(len(x_0))
             noise = torch.randn(numbers.shape, generator=generator, dtype=x_0.dtype)
             seen, _ = self.masking.hide(x_0, self.schedule.hidden_share(t), generator)
-            noisy = torch.cat([numbers + t[:, None] * noise, seen], dim=1).to(next(self.backbone.parameters()))
-            scales, along, F, _ = self._outputs(noisy, t, None)
+            x_t, known = numbers + t[:, None] * noise, None
+            if self.first is not None:
+                known = self.first.expand_as(numbers)
+                x_t = torch.where(known, numbers, x_t)
+            noisy = torch.cat([x_t, seen], dim=1).to(next(self.backbone.parameters()))
+            scales, along, F, _ = self._outputs(noisy, t, known)
             target = self._target(numbers.to(noisy), scales, along)
             power = F.square().sum(0).double()
             gain = (F * target).sum(0).double() / torch.where(power > 0, power, 1.0)
@@ -200,12 +232,14 @@ class PreconditionedDenoiser(Denoiser):
         r"""Normal numbers with the clean rows' mean and `\Sigma + \sigma_t^2 I`.
 
         The largest noise is only a few times the widest axis; started from noise alone, rows would end too near to each
-        other there. Where values are known the rest has another mean and covariance: it gets noise alone, and a sampler
-        centres it.
+        other there. Where numbers are known it is the others' conditional covariance, and a sampler centres them.
         """
-        if known is not None:
+        sigma = self.schedule.noise(t).sigma
+        if known is None:
+            return self.axes.noised(z, sigma)
+        if not self.conditional:
             return super().prior(z, t)
-        return self.axes.noised(z, self.schedule.noise(t).sigma)
+        return self.axes.noised(z, sigma, self._evident(self.layout.numbers(known)))
 
     def forward(self, x_t: Rows, t: Times, known: FeatureMask | None = None) -> Rows:
         """The estimate of Karras et al. (2022); known numbers as they are."""
@@ -213,12 +247,11 @@ class PreconditionedDenoiser(Denoiser):
         seen = x_t.to(next(self.backbone.parameters()))
         shared = t[:1] if len(t) and (t == t[0]).all() else t
         scales, along, F, logits = self._outputs(seen, shared, known_numbers)
-        if known is None:  # gains are measured on rows of which nothing is known
+        if self._is_usual(known_numbers):
             F = F * self._gain(shared).to(F)
         x0_hat = self.axes.back(scales.skip * along + scales.outside * F).to(x_t)
         if known_numbers is not None:
-            clean, evident = self.layout.numbers(x_t), known_numbers.clone()
-            evident[:, self.layout.num_plain :] = False
+            clean, evident = self.layout.numbers(x_t), self._evident(known_numbers)
             x0_hat = self.axes.regressed(x0_hat, clean, evident, self.schedule.noise(t).sigma)
             x0_hat = torch.where(known_numbers, clean, x0_hat)
         return torch.cat([x0_hat, self.masking.probabilities(logits.to(x_t.device), x_t)], dim=1)
@@ -228,13 +261,15 @@ class PreconditionedDenoiser(Denoiser):
 
         Of discrete columns it is their cross-entropy, see `Masking`; a known one has no loss.
         """
-        t, known_share = self._draw_times(len(x_0), generator)
+        t, known_share, begun = self._draw_times(len(x_0), generator)
         numbers = self.layout.numbers(x_0)
         eps = torch.randn(numbers.shape, generator=generator, dtype=x_0.dtype)
         sigma, hidden_share = self.schedule.noise(t[:, None]).sigma, self.schedule.hidden_share(t) * (1 - known_share)
         x_t, known = numbers + sigma * eps, None
         if self.conditional:
             known = torch.rand(numbers.shape, generator=generator, dtype=x_0.dtype) < known_share[:, None]
+            if self.first is not None:
+                known |= begun[:, None] & self.first
             x_t = torch.where(known, numbers, x_t)
         levels, hidden = self.masking.hide(x_0, hidden_share, generator)
         noisy = torch.cat([x_t, levels], dim=1).to(next(self.backbone.parameters()))
@@ -256,19 +291,37 @@ class PreconditionedDenoiser(Denoiser):
         low = place.long().clamp(max=len(self.levels) - 2)
         return torch.lerp(self.gains[low], self.gains[low + 1], (place - low)[:, None])
 
-    def _draw_times(self, num_rows: int, generator: torch.Generator) -> tuple[Times, PerRow]:
-        """Each row's time, and the share of it that is known: none, or uniform for a `known_share` of the rows.
+    def _evident(self, known: Tensor) -> Tensor:
+        """Known numbers that tell of others, shape (row, number): those beside exact values are draws."""
+        evident = known.clone()
+        evident[:, self.layout.num_plain :] = False
+        return evident
 
-        Partly known rows are drawn evenly along the grid: what is known decides much while the rest is still noise,
-        where the schedule's own times are rare.
+    def _is_usual(self, known: Tensor | None) -> bool:
+        """Whether just what a sampler draws first is known, as in rows on which gains are measured."""
+        if known is None or self.first is None:
+            return known is None and self.first is None
+        return bool((known == self.first).all())
+
+    def _draw_times(self, num_rows: int, generator: torch.Generator) -> tuple[Times, PerRow, RowMask]:
+        """Each row's time, the share of it that is known, and whether it is known but for what is `first`.
+
+        If there are numbers that a sampler draws first, half of the rows have just these known. Of the other rows a
+        `known_share` has a uniform share known, the rest nothing. Where something is known, times are drawn evenly
+        along the grid: it decides much while the others are still noise, where the schedule's own times are rare.
         """
         t, share = torch.zeros(2, num_rows, dtype=torch.float64)
+        begun = torch.zeros(num_rows, dtype=torch.bool)
         order, chance = torch.randperm(num_rows, generator=generator), torch.rand((), generator=generator)
-        partly, others = order.tensor_split([int(self.known_share * num_rows + float(chance))])
-        t[partly] = self.schedule.draw_evenly(len(partly), generator)
+        with_first = 0.0 if self.first is None else FIRST_SHARE
+        ends = with_first, with_first + (1 - with_first) * self.known_share
+        usual, partly, others = order.tensor_split([int(end * num_rows + float(chance)) for end in ends])
+        begun[usual] = True
+        for known in (usual, partly):
+            t[known] = self.schedule.draw_evenly(len(known), generator)
         t[others] = self.schedule.draw(len(others), generator)
         share[partly] = torch.rand(len(partly), generator=generator, dtype=torch.float64)
-        return t, share
+        return t, share, begun
 
     def _outputs(self, x_t: Rows, t: SharedTimes, known: Tensor | None) -> tuple[Scales, Numbers, Numbers, Levels]:
         """Scales and coordinates along the axes, the network's output there, and the logits of the levels.

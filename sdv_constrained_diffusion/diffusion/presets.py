@@ -125,6 +125,7 @@ def _default_denoiser(layout: Layout, num_rows: int) -> Denoiser:
         known_share=0.5,
         knots=knots,
         neighbourhoods=NeighbourhoodMLPs(layout.num_numbers) if wide else None,
+        independent_first=True,
     )
 
 

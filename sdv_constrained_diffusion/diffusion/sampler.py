@@ -174,10 +174,11 @@ class _Run:
         rows: what a table of such rows shows scatters less than of independent ones, and each row is what it was.
         """
         num_blocks = 0 if self._masking is None else self._masking.layout.num_blocks
-        known = None if self._given is None else self._given.known
         x_t = torch.zeros(self._num_rows, self._num_features, dtype=torch.float64)
         places = evenly_spread(self._num_rows, self._num_numbers + num_blocks, self._generator)
         z, self._places = torch.special.ndtri(places[:, : self._num_numbers]), places[:, self._num_numbers :]
+        self._given = self._begun()
+        known = None if self._given is None else self._given.known
         x_t[:, : self._num_numbers] = self._denoiser.prior(z, t, known)
         x_t = self._impose(x_t)
         if self._denoiser.steers or (known is not None and known.any() and not self.renoises):
@@ -185,6 +186,23 @@ class _Run:
         if self._masking is not None:
             self._turns = self._masking.turns(x_t, self._generator)
         return x_t
+
+    def _begun(self) -> Given | None:
+        """What is given, and what the denoiser wants drawn first, but for rows of which something else is given.
+
+        That would tell of it.
+        """
+        first, given = self._denoiser.first, self._given
+        if first is None:
+            return given
+        rows = torch.zeros(self._num_rows, self._num_features, dtype=torch.float64)
+        places = each_evenly_spread(self._num_rows, int(first.sum()), self._generator)
+        rows[:, first.nonzero()[:, 0]] = torch.special.ndtri(places)
+        own = torch.nn.functional.pad(first, (0, self._num_features - self._num_numbers)).expand_as(rows)
+        if given is None:
+            return Given(rows, own)
+        others = (given.known & ~own).any(1, keepdim=True)
+        return Given(torch.where(given.known, given.rows, rows), given.known | (own & ~others))
 
     def _centred(self, x_t: Rows, z: Numbers, t: Tensor, known: FeatureMask | None) -> Rows:
         """The start about what is expected of rows of which something is known or wanted.
@@ -247,3 +265,14 @@ def evenly_spread(num_rows: int, num_places: int, generator: torch.Generator) ->
     points = SobolEngine(num_places, scramble=True, seed=seed).draw(num_rows, dtype=torch.float64)
     middle = 0.5 ** (SobolEngine.MAXBIT + 1)  # of a cell; the first point comes in single precision, and may be 1
     return (points + middle).clamp(max=1 - middle)[torch.randperm(num_rows, generator=generator)]
+
+
+def each_evenly_spread(num_rows: int, num_places: int, generator: torch.Generator) -> Float[Tensor, 'row place']:
+    """Points of the unit cube: of each place alone as even as `evenly_spread`, but otherwise independent.
+
+    A Latin hypercube (McKay et al. 1979). Pairs of places of a Sobol' sequence are far from independent in high
+    dimensions, which shows where a place is a number of the delivered row.
+    """
+    order = torch.rand(num_rows, num_places, generator=generator, dtype=torch.float64).argsort(0)
+    places = torch.rand(num_rows, num_places, generator=generator, dtype=torch.float64)
+    return ((order + places) / num_rows).clamp(min=1e-300)

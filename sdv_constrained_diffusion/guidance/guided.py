@@ -49,7 +49,7 @@ class GuidedDenoiser(Denoiser):
         """
         super().__init__()
         self._denoiser, self.schedule, self.masking = denoiser, denoiser.schedule, denoiser.masking
-        self.conditional, self.steers = denoiser.conditional, denoiser.steers
+        self.conditional, self.steers, self.first = denoiser.conditional, denoiser.steers, denoiser.first
         self._columns = GuidedColumns(encoder, chord.system)
         self.chord, self.guidance_scale, self._trust = chord, guidance_scale, trust
         self._clear = clear

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from sdv_constrained_diffusion._layout import Layout
 from sdv_constrained_diffusion.diffusion.denoiser import PreconditionedDenoiser
-from sdv_constrained_diffusion.diffusion.sampler import AncestralSampler, Given, MultistepSampler, evenly_spread
+from sdv_constrained_diffusion.diffusion.independence import independent_numbers
+from sdv_constrained_diffusion.diffusion.sampler import (
+    AncestralSampler,
+    Given,
+    MultistepSampler,
+    each_evenly_spread,
+    evenly_spread,
+)
 from sdv_constrained_diffusion.diffusion.schedule import EDMSchedule, cosine_schedule, linear_schedule
 
 MEAN = numbers(0.2, -0.4, 0.5)
@@ -343,3 +350,75 @@ def test_any_other_denoiser_sees_known_numbers_with_the_times_noise_drawn_anew(s
         noises.append(noise[:, 0])
     correlations = torch.corrcoef(torch.stack(noises)) - torch.eye(len(noises))
     assert correlations.abs().max() < 5 / math.sqrt(num_rows)
+
+
+def partly_independent(known_share=0.5):
+    """A network that says nothing, which is right for normal rows: numbers 0 and 2 are independent, 1 follows them."""
+    z = torch.randn(4096, 3, generator=generator(5), dtype=torch.float64)
+    rows = torch.stack([z[:, 0], 0.6 * z[:, 0] - 0.6 * z[:, 2] + 0.5 * z[:, 1], z[:, 2]], dim=1)
+    none = torch.nn.Linear(9, 3).double()
+    torch.nn.init.zeros_(none.weight)
+    torch.nn.init.zeros_(none.bias)
+    denoiser = PreconditionedDenoiser(_WithoutTime(none), EDM, Layout(3), known_share, independent_first=True)
+    denoiser.measure(rows)
+    return denoiser.requires_grad_(False), rows
+
+
+def test_numbers_drawn_first_are_independent_and_the_others_follow_them():
+    """Moments of the whole rows, and of the first numbers any cosine of their ranks."""
+    denoiser, real = partly_independent()
+    rows = MultistepSampler(40).sample(denoiser, 4096, 3, generator())
+    # Four standard errors of 4,096 rows, twice: the measured ones have theirs; and 2 % of a variance for the steps.
+    torch.testing.assert_close(torch.cov(rows.T), torch.cov(real.T), rtol=0.02, atol=8 / 64)
+    assert float((rows.mean(0) - real.mean(0)).abs().max()) < 8 / 64
+    assert independent_numbers(rows[:, [0, 2]]).all()
+    places = torch.special.ndtr(rows[:, [0, 2]])
+    assert (places * 4096).long().sort(dim=0).values.tolist() == [[row, row] for row in range(4096)]
+
+
+def test_of_numbers_drawn_first_any_can_be_given():
+    denoiser, real = partly_independent()
+    rows = MultistepSampler(40).sample(denoiser, 4096, 3, generator(), given_of((2,), numbers(0.0, 0, 1.5), 4096))
+    law = conditional_law((2,), numbers(0.0, 0, 1.5), real.mean(0), torch.cov(real.T))
+    assert rows[:, 2].eq(1.5).all()
+    places = torch.special.ndtr(rows[:, 0])
+    assert (places * 4096).long().sort().values.tolist() == list(range(4096))
+    assert float((rows[:, :2].mean(0) - law[0]).abs().max()) < 8 / 64
+    torch.testing.assert_close(torch.cov(rows[:, :2].T), law[1], rtol=0.02, atol=8 / 64)
+
+
+def test_given_another_number_none_is_drawn_first():
+    """What is given tells of them: given their difference, the independent numbers go together."""
+    denoiser, real = partly_independent()
+    rows = MultistepSampler(40).sample(denoiser, 4096, 3, generator(), given_of((1,), numbers(0.0, 1.0, 0), 4096))
+    law = conditional_law((1,), numbers(0.0, 1.0, 0), real.mean(0), torch.cov(real.T))
+    assert float((rows[:, [0, 2]].mean(0) - law[0]).abs().max()) < 8 / 64
+    covariance = torch.cov(rows[:, [0, 2]].T)
+    assert covariance[0, 1] > 0.3
+    torch.testing.assert_close(covariance, law[1], rtol=0.02, atol=8 / 64)
+
+
+def test_rows_of_one_block_begin_each_by_what_is_given_of_it():
+    """Nothing, a number that is drawn first, another one: as in blocks of rows of which the same is given."""
+    denoiser, _ = partly_independent()
+    patterns = [(), (2,), (1,)]
+    alone = [MultistepSampler(5).sample(denoiser, 9, 3, generator(), given_of(each, VALUE, 9)) for each in patterns]
+    own = torch.cat([given_of(each, VALUE, 3).known for each in patterns])
+    together = MultistepSampler(5).sample(denoiser, 9, 3, generator(), Given(VALUE.expand(9, -1), own))
+    expected = torch.cat([rows[3 * place : 3 * place + 3] for place, rows in enumerate(alone)])
+    torch.testing.assert_close(together, expected, rtol=0, atol=1e-9)  # products of parts of a block round otherwise
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 200), st.integers(0, 5), st.integers(0, 100))
+def test_each_place_is_as_even_as_rows_can_be(num_rows, num_places, seed):
+    places = each_evenly_spread(num_rows, num_places, generator(seed))
+    assert (places * num_rows).long().sort(dim=0).values.tolist() == [[row] * num_places for row in range(num_rows)]
+    assert ((places > 0) & (places < 1)).all()
+
+
+def test_pairs_of_places_are_independent():
+    """Where a Sobol' sequence of so many is not."""
+    apart, evenly = (spread(1024, 100, generator()) for spread in (each_evenly_spread, evenly_spread))
+    assert independent_numbers(apart).sum() >= 98  # a test of level 0.01 may leave one out, or two
+    assert independent_numbers(evenly).sum() < 90

@@ -280,7 +280,7 @@ def test_preconditioned_loss_with_categories_and_known_numbers_is_the_plain_form
     (x_0, codes), draws, num_rows = mixed_rows(200), generator(2), 200
     denoiser = PreconditionedDenoiser(Formula(formula), EDM, MIXED, known_share)
     loss, backbone = denoiser.loss(x_0, generator(2)), denoiser.backbone
-    t, share = denoiser._draw_times(num_rows, draws)
+    t, share, _ = denoiser._draw_times(num_rows, draws)
     numbers, known, sigma = x_0[:, :3], torch.zeros(num_rows, 3, dtype=torch.bool), t[:, None]
     x_t = numbers + sigma * torch.randn(num_rows, 3, generator=draws, dtype=torch.float64)
     if known_share:
@@ -333,7 +333,7 @@ def test_what_is_known_in_training():
 @pytest.mark.parametrize(('known_share', 'num_rows'), [(0.0, 10), (0.4, 1000), (0.5, 7), (1.0, 10)])
 def test_times_of_a_batch_are_evenly_spread_among_the_partly_known_rows_and_among_the_others(known_share, num_rows):
     """Each of as many intervals of equal probability as there are such rows has one time."""
-    t, share = PreconditionedDenoiser(Formula(None), EDM, MIXED, known_share)._draw_times(num_rows, generator())
+    t, share, _ = PreconditionedDenoiser(Formula(None), EDM, MIXED, known_share)._draw_times(num_rows, generator())
     partly = share > 0
     assert int(partly.sum()) in (math.floor(known_share * num_rows), math.ceil(known_share * num_rows))
     first, last = EDM.largest ** (1 / EDM.rho), EDM.smallest ** (1 / EDM.rho)
@@ -674,9 +674,77 @@ def test_a_network_that_is_right_counts_in_full_and_unasked_for_where_values_are
     assert abs(given[1] - free[1]) > 0.1
 
 
-def test_where_values_are_known_sampling_starts_from_noise_alone():
-    denoiser = PreconditionedDenoiser(Formula(lambda x, _: torch.zeros_like(x)), EDM, Layout(3), known_share=0.5)
-    denoiser.measure(correlated(500, 3) + 2)
-    z, t = normal(4, 3), torch.tensor(20.0).double()
-    assert torch.equal(denoiser.prior(z, t, torch.tensor([True, False, False]).expand(4, -1)), z * (1 + t**2).sqrt())
-    assert float((denoiser.prior(z, t) - z * (1 + t**2).sqrt()).abs().min()) > 0.01
+def test_where_numbers_are_known_the_others_start_with_their_conditional_covariance():
+    r"""`S + \sigma^2 I`, S that of normal numbers given the known ones; rows of which nothing is known as ever."""
+    layout = Layout(3, [torch.tensor([0.5, 0.5]).double()])
+    denoiser = PreconditionedDenoiser(Formula(lambda x, _: torch.zeros_like(x)), EDM, layout, known_share=0.5)
+    rows = correlated(500, 3) + 2
+    denoiser.measure(rows)
+    t, sigma = torch.tensor(3.0).double(), 3.0
+    unit, zero = torch.eye(3).double(), torch.zeros(3, 3).double()
+    known = torch.tensor([False, True, False, False, False]).expand(3, -1)
+    matrix = denoiser.prior(unit, t, known)
+    C = torch.cov(rows.T)
+    S = C[:, [0, 2]][[0, 2]] - C[[0, 2], 1, None] * C[1, [0, 2]] / C[1, 1]
+    noise = sigma**2 * torch.eye(2).double()
+    # What is known counts as noisy by 0.01.
+    torch.testing.assert_close((matrix.T @ matrix)[:, [0, 2]][[0, 2]], S + noise, rtol=1e-3, atol=0)
+    assert not denoiser.prior(zero, t, known).any()
+    for nothing in (torch.zeros(3, 5).bool(), torch.tensor([False, False, False, True, True]).expand(3, -1)):
+        assert torch.equal(denoiser.prior(unit, t, nothing), denoiser.prior(unit, t))
+    torch.testing.assert_close(denoiser.prior(zero, t), rows.mean(0).expand(3, -1))
+
+
+def partly_independent(num_rows, seed=0):
+    """Numbers 0 and 2 are independent; number 1 follows them."""
+    z = normal(num_rows, 3, seed=seed)
+    return torch.stack([z[:, 0], (z[:, 0] - z[:, 2] + 0.5 * z[:, 1]) / 1.5, z[:, 2]], dim=1)
+
+
+def with_first(formula, layout=None, known_share=0.5):
+    layout = Layout(3) if layout is None else layout
+    denoiser = PreconditionedDenoiser(Formula(formula), EDM, layout, known_share, independent_first=True)
+    denoiser.measure(partly_independent(2000))
+    return denoiser
+
+
+def test_independent_numbers_are_drawn_first_only_if_they_are_plain_and_it_is_asked():
+    def zeros(x, _):
+        return torch.zeros(len(x), 3).double()
+
+    assert with_first(zeros).first.tolist() == [True, False, True]
+    inflated = Layout(3, [torch.tensor([0.5, 0.5]).double()], num_plain=2)
+    assert with_first(zeros, inflated).first is None
+    unasked = PreconditionedDenoiser(Formula(zeros), EDM, Layout(3), 0.5)
+    unasked.measure(partly_independent(2000))
+    assert unasked.first is None
+
+
+def test_half_of_a_batch_has_just_those_numbers_known_that_are_drawn_first():
+    """The others as ever: half of them nothing, half a random part. Times are even where something is known."""
+    denoiser = with_first(lambda x, _: torch.zeros(len(x), 3).double())
+    t, share, begun = denoiser._draw_times(400, generator())
+    assert [int(begun.sum()), int((share > 0).sum()), int((begun & (share > 0)).sum())] == [200, 100, 0]
+    first, last = EDM.largest ** (1 / EDM.rho), EDM.smallest ** (1 / EDM.rho)
+    first = denoiser.schedule.largest ** (1 / EDM.rho)
+    places = (t[begun] ** (1 / EDM.rho) - last) / (first - last)
+    assert (places * 200).long().sort().values.tolist() == list(range(200))
+    denoiser.loss(partly_independent(400, 1), generator())
+    flags = denoiser.backbone.asked[-1][0][:, 3:6]
+    assert torch.equal(flags[begun], denoiser.first.to(flags).expand(200, -1))
+
+
+def test_gains_are_those_of_rows_of_which_what_is_drawn_first_is_known():
+    """What a network says that knows nothing of rows counts for less, but in full where something else is known."""
+    denoiser = with_first(lambda inputs, _: torch.sin(3 * inputs[:, :3]))
+    denoiser.calibrate(partly_independent(2000), generator())
+    assert not torch.equal(denoiser.gains, torch.ones_like(denoiser.gains))
+    x_t, t = normal(4, 3), torch.full((4,), 0.7).double()
+    patterns = [None, torch.tensor([True, False, True]), torch.tensor([True, True, False]), torch.tensor([False] * 3)]
+    for number, pattern in enumerate(patterns):
+        known = None if pattern is None else pattern.expand(4, -1)
+        calibrated = denoiser(x_t, t, known)
+        gains, denoiser.gains = denoiser.gains, torch.ones_like(denoiser.gains)
+        full = denoiser(x_t, t, known)
+        denoiser.gains = gains
+        assert torch.equal(calibrated, full) is (number != 1)
