@@ -23,8 +23,9 @@ LEVEL = 0.01
 TRIPLES_WORK = 3e10
 """Multiplications that products of three columns may cost: of many columns fewer rows are looked at."""
 
-FEWEST_ROWS = 500
-"""Tables of less rows show too little."""
+FEWEST_ROWS, MOST_ROWS = 500, 50_000
+"""Tables of less rows show too little; of more every second, third ... row is looked at, or they would not fit into
+memory."""
 
 Pairs = Float[Tensor, 'number number']
 """Something of each two columns, symmetric."""
@@ -47,7 +48,7 @@ def independent_numbers(numbers: Numbers) -> Bool[Tensor, ' number']:
     nothing = torch.zeros(num_columns, dtype=torch.bool)
     if num_rows < FEWEST_ROWS or num_columns < 2:
         return nothing
-    waves = _waves(numbers)
+    waves = _waves(numbers[:: math.ceil(num_rows / MOST_ROWS)])
     pairs = _pairs(waves)
     chances, kept = _chance(pairs, NUM_WAVES**2), torch.arange(num_columns)
     while len(kept) > 1:

@@ -715,6 +715,8 @@ def test_independent_numbers_are_drawn_first_only_if_they_are_plain_and_it_is_as
     assert with_first(zeros).first.tolist() == [True, False, True]
     inflated = Layout(3, [torch.tensor([0.5, 0.5]).double()], num_plain=2)
     assert with_first(zeros, inflated).first is None
+    with pytest.raises(ValueError, match='raise known_share'):
+        PreconditionedDenoiser(Formula(zeros), EDM, Layout(3), independent_first=True)
     unasked = PreconditionedDenoiser(Formula(zeros), EDM, Layout(3), 0.5)
     unasked.measure(partly_independent(2000))
     assert unasked.first is None

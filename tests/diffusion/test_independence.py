@@ -74,6 +74,15 @@ def test_only_ranks_count(seed, shift):
     assert torch.equal(independent_numbers(rows), independent_numbers((rows + shift).exp()))
 
 
+def test_of_many_rows_some_are_looked_at(monkeypatch):
+    """In every second row the second column is the first one; the others are independent."""
+    monkeypatch.setattr(independence, 'MOST_ROWS', 1000)
+    rows = normal(2000, 2)
+    rows[1::2, 1] = rows[1::2, 0]
+    assert independent_numbers(rows).all()
+    assert not independent_numbers(rows.roll(1, 0)).any()
+
+
 @pytest.mark.parametrize('shape', [(FEWEST_ROWS - 1, 3), (1000, 1), (1000, 0), (0, 3)])
 def test_few_rows_and_single_columns_show_nothing(shape):
     assert independent_numbers(normal(*shape)).tolist() == [False] * shape[1]
