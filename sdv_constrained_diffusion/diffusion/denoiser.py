@@ -183,7 +183,7 @@ class PreconditionedDenoiser(Denoiser):
         """
         super().__init__()
         if independent_first and not known_share:
-            raise ValueError('Numbers can be drawn first only if the network learns from known ones: raise known_share.')
+            raise ValueError('Numbers are drawn first only if the network learns from known ones: raise known_share.')
         self.backbone, self.schedule = backbone, schedule
         self.layout, self.masking, self.axes = layout, Masking(layout), PrincipalAxes(layout.num_numbers)
         self.known_share, self.conditional = known_share, known_share > 0
