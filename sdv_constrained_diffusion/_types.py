@@ -21,6 +21,9 @@ Levels = Float[Tensor, 'row level']
 Inputs = Float[Tensor, 'row input']
 """What a backbone sees: a noisy row, and flags, known values and hinges after it."""
 
+NumberMask = Bool[Tensor, ' number']
+"""True where something holds of a number in all rows, e.g. that it is known."""
+
 FeatureMask = Bool[Tensor, 'row feature']
 """True where something holds of a feature in a row, e.g. that it is known."""
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from sdv_constrained_diffusion._types import Numbers, PerRow
+from sdv_constrained_diffusion._types import NumberMask, Numbers, PerRow
 
 SMALLEST = 1e-8
 """Variances below this are taken for it, so that what the network sees stays finite; columns have about 1."""
@@ -25,6 +25,9 @@ KNOWN_NOISE = 0.01
 
 Known numbers may determine each other, and a regression on all of them would have no single solution.
 """
+
+
+Square = Float[Tensor, 'number number']
 
 
 class Scales(NamedTuple):
@@ -71,27 +74,25 @@ class PrincipalAxes(nn.Module):
         return coordinates @ self.directions.to(coordinates).T + self.mean.to(coordinates)
 
     def noised(self, z: Numbers, sigma: Tensor, known: Bool[Tensor, 'row number'] | None = None) -> Numbers:
-        r"""Standard normal coordinates -> normal numbers of the rows' covariance, with noise added.
+        r"""Standard normal coordinates -> normal numbers about the rows' mean, of their covariance, with noise added.
 
-        Of numbers given what is known it is the conditional covariance, `\Sigma - \Sigma_{\cdot K} (\Sigma_{KK} + r^2
-        I)^{-1} \Sigma_{K \cdot}` with r as in `regressed`.
+        Where numbers are known it is the conditional covariance of all, `\Sigma - \Sigma_{\cdot K} (\Sigma_{KK} + r^2
+        I)^{-1} \Sigma_{K \cdot}` with r as in `regressed`; the mean stays.
 
         Args:
             z: shape (row, axis).
             sigma: deviation of the noise, shape ().
             known: which numbers are known; None for none.
-
-        Returns:
-            numbers about the rows' mean; about 0 in rows of which numbers are known: those say what the mean is.
         """
         out = self.back(z * (self.variances.to(z) + sigma**2).sqrt())
-        for K, noise, rows in _patterns(known, sigma.to(z).expand(len(z))) if known is not None else ():
-            if not K.any():
-                continue
-            covariance = (self.directions * self.variances).to(z) @ self.directions.to(z).T
-            left = covariance - covariance[:, K] @ _gain(covariance, K, noise)
-            variances, directions = torch.linalg.eigh((left + left.T) / 2)
-            out[rows] = (z[rows] * (variances.clamp(min=0) + noise**2).sqrt()) @ directions.T
+        if known is None:
+            return out
+        covariance = (self.directions * self.variances).to(z) @ self.directions.to(z).T
+        for K, noise, rows in _patterns(known, sigma.to(z).expand(len(z))):
+            if K.any():
+                left = covariance - covariance[:, K] @ _regression(covariance, K, noise)
+                variances, directions = torch.linalg.eigh((left + left.T) / 2)
+                out[rows] = self.mean.to(z) + (z[rows] * (variances.clamp(min=0) + noise**2).sqrt()) @ directions.T
         return out
 
     def regressed(self, x0_hat: Numbers, clean: Numbers, known: Bool[Tensor, 'row number'], sigma: PerRow) -> Numbers:
@@ -111,7 +112,7 @@ class PrincipalAxes(nn.Module):
         variances, directions, out = self.variances.to(x0_hat), self.directions.to(x0_hat), x0_hat
         for K, noise, rows in _patterns(known, sigma):
             covariance = (directions * (variances * noise**2 / (variances + noise**2))) @ directions.T
-            out = out.index_add(0, rows, (clean - x0_hat)[rows][:, K] @ _gain(covariance, K, noise))
+            out = out.index_add(0, rows, (clean - x0_hat)[rows][:, K] @ _regression(covariance, K, noise))
         return out
 
     def scales(self, sigma: Float[Tensor, 'time 1']) -> Scales:
@@ -125,7 +126,7 @@ class PrincipalAxes(nn.Module):
         return Scales(variances * inside**2, inside, sigma * variances.sqrt() * inside)
 
 
-def _patterns(known: Bool[Tensor, 'row number'], sigma: PerRow) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _patterns(known: Bool[Tensor, 'row number'], sigma: PerRow) -> Iterator[tuple[NumberMask, Tensor, Tensor]]:
     """What is known in some rows, their noise, and which rows: one pattern only in a sampler's step."""
     if len(known) and (known == known[0]).all() and (sigma == sigma[0]).all():
         yield known[0], sigma[0], torch.arange(len(known))
@@ -135,7 +136,7 @@ def _patterns(known: Bool[Tensor, 'row number'], sigma: PerRow) -> Iterator[tupl
         yield pattern[:-1].bool(), pattern[-1], (owner == number).nonzero()[:, 0]
 
 
-def _gain(covariance: Tensor, K: Tensor, noise: Tensor) -> Tensor:
+def _regression(covariance: Square, K: NumberMask, noise: Tensor) -> Float[Tensor, 'known number']:
     r"""`(C_{KK} + r^2 I)^{-1} C_{K \cdot}`, shape (known, number): what known numbers say of all."""
     inner = covariance[K][:, K] + torch.eye(int(K.sum())).to(covariance) * (0.1 * noise).clamp(max=KNOWN_NOISE) ** 2
     return torch.linalg.solve(inner, covariance[K])

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from sdv_constrained_diffusion._layout import Layout
@@ -17,6 +18,7 @@ from sdv_constrained_diffusion._types import (
     FeatureMask,
     Inputs,
     Levels,
+    NumberMask,
     Numbers,
     PerRow,
     RowMask,
@@ -45,15 +47,15 @@ class Denoiser(nn.Module, abc.ABC):
         masking: the discrete columns' process; None where there are no such columns.
         conditional: whether known numbers are to be handed over as they are. If not, they must be noised like others.
         steers: whether its estimates heed something that the training rows do not.
-        first: standard normal numbers that do not depend on each other: a sampler draws them before all others, shape
-            (number,), bool; None for none.
+        drawn_first: marks standard normal numbers that do not depend on each other: a sampler draws them before all
+            others; None for none.
     """
 
     schedule: Schedule
     masking: Masking | None = None
     conditional: bool = False
     steers: bool = False
-    first: Tensor | None = None
+    drawn_first: NumberMask | None = None
 
     def measure(self, numbers: Numbers) -> None:
         """Learns what it needs to know of the clean rows' numbers before training; nothing by default."""
@@ -148,8 +150,8 @@ class PreconditionedDenoiser(Denoiser):
         axes: the frame; set it by `measure` before training.
         knots: where hinges bend.
         neighbourhoods: networks of a few columns each; None for none.
-        gains: how much of the network counts along each axis, shape (level, axis), at `levels` of noise; see
-            `calibrate`.
+        gains: how much of the network counts along each axis, shape (case, level, axis), at `levels` of noise, where
+            nothing is known and where just what is drawn first is; see `calibrate`.
         levels: natural logarithms of noise scales, evenly spaced, shape (level,).
     """
 
@@ -157,6 +159,7 @@ class PreconditionedDenoiser(Denoiser):
     gains: Tensor
     levels: Tensor
     knots: Tensor
+    drawn_first: NumberMask
 
     def __init__(
         self,
@@ -178,8 +181,8 @@ class PreconditionedDenoiser(Denoiser):
             known_share: share of the training rows of which a random part is known; 0 for a network without flags.
             knots: where the hinges of every number bend, in deviations; none for no hinges.
             neighbourhoods: small networks of a few columns each; None for none.
-            independent_first: whether numbers that show no dependence on each other are drawn before the others. Plain
-                numbers must be normal scores, and the `known_share` above 0.
+            independent_first: whether numbers that show no dependence on each other are drawn before the others; needs
+                a `known_share`.
         """
         super().__init__()
         if independent_first and not known_share:
@@ -191,7 +194,8 @@ class PreconditionedDenoiser(Denoiser):
         self.register_buffer('knots', torch.tensor(knots))
         self.neighbourhoods = neighbourhoods
         self.register_buffer('levels', _levels(schedule))
-        self.register_buffer('gains', torch.ones(NUM_LEVELS, layout.num_numbers, dtype=torch.float64))
+        self.register_buffer('gains', torch.ones(2, NUM_LEVELS, layout.num_numbers, dtype=torch.float64))
+        self.drawn_first = torch.zeros(layout.num_numbers, dtype=torch.bool)  # on the CPU, where rows are drawn
 
     def measure(self, numbers: Numbers) -> None:
         """Takes the principal axes of the clean rows' numbers, the noise that hides them, each number's neighbours."""
@@ -202,33 +206,35 @@ class PreconditionedDenoiser(Denoiser):
         if self.neighbourhoods is not None:
             self.neighbourhoods.measure(numbers)
         if self.independent_first:
-            plain = independent_numbers(numbers[:, : self.layout.num_plain])
-            rest = torch.zeros(self.layout.num_numbers - len(plain), dtype=torch.bool)
-            self.first = torch.cat([plain, rest]) if plain.any() else None
+            self.drawn_first[: self.layout.num_plain] = independent_numbers(numbers[:, : self.layout.num_plain])
 
     def calibrate(self, x_0: Rows, generator: torch.Generator) -> None:
         r"""Takes as much of the network along each axis, at each noise level, as lowers the error of clean rows.
 
         The error of `c_{skip} y + c_{out} g F` is least with `g = E[F T] / E[F^2]`, T what the network should say. With
         few rows, many columns or little time the network says more than it knows: with `g < 1` it is never worse than
-        the best linear denoiser on these rows.
+        the best linear denoiser on these rows, where nothing is known.
         """
-        numbers, levels = self.layout.numbers(x_0), []
-        for log_sigma in self.levels:
-            t = log_sigma.exp().cpu().expand(len(x_0))
-            noise = torch.randn(numbers.shape, generator=generator, dtype=x_0.dtype)
-            seen, _ = self.masking.hide(x_0, self.schedule.hidden_share(t), generator)
-            x_t, known = numbers + t[:, None] * noise, None
-            if self.first is not None:
-                known = self.first.expand_as(numbers)
-                x_t = torch.where(known, numbers, x_t)
-            noisy = torch.cat([x_t, seen], dim=1).to(next(self.backbone.parameters()))
-            scales, along, F, _ = self._outputs(noisy, t, known)
-            target = self._target(numbers.to(noisy), scales, along)
-            power = F.square().sum(0).double()
-            gain = (F * target).sum(0).double() / torch.where(power > 0, power, 1.0)
-            levels.append(torch.where(power > 0, gain, 1.0).clamp(0, 1))
-        self.gains.copy_(torch.stack(levels))
+        for case, known in enumerate((torch.zeros_like(self.drawn_first), self.drawn_first)[: 1 + self._has_first]):
+            for level, log_sigma in enumerate(self.levels):
+                self.gains[case, level] = self._gain_at(x_0, log_sigma.exp().cpu(), known, generator)
+
+    def _gain_at(self, x_0: Rows, sigma: Tensor, known: NumberMask, generator: torch.Generator) -> Tensor:
+        """The gain of each axis at one noise, with some numbers known, shape (axis,)."""
+        numbers, t = self.layout.numbers(x_0), sigma.expand(len(x_0))
+        noise = torch.randn(numbers.shape, generator=generator, dtype=x_0.dtype)
+        seen, _ = self.masking.hide(x_0, self.schedule.hidden_share(t), generator)
+        x_t = torch.where(known, numbers, numbers + t[:, None] * noise)
+        noisy = torch.cat([x_t, seen], dim=1).to(next(self.backbone.parameters()))
+        scales, along, F, _ = self._outputs(noisy, t, known.expand_as(numbers) if known.any() else None)
+        target = self._target(numbers.to(noisy), scales, along)
+        power = F.square().sum(0).double()
+        gain = (F * target).sum(0).double() / torch.where(power > 0, power, 1.0)
+        return torch.where(power > 0, gain, 1.0).clamp(0, 1)
+
+    @property
+    def _has_first(self) -> bool:
+        return bool(self.drawn_first.any())
 
     def prior(self, z: Numbers, t: Tensor, known: FeatureMask | None = None) -> Numbers:
         r"""Normal numbers with the clean rows' mean and `\Sigma + \sigma_t^2 I`.
@@ -249,8 +255,11 @@ class PreconditionedDenoiser(Denoiser):
         seen = x_t.to(next(self.backbone.parameters()))
         shared = t[:1] if len(t) and (t == t[0]).all() else t
         scales, along, F, logits = self._outputs(seen, shared, known_numbers)
-        if self._is_usual(known_numbers):
-            F = F * self._gain(shared).to(F)
+        if known is None:
+            F = F * self._gains(0, shared).to(F)
+        elif known_numbers is not None and self._has_first:
+            usual = (known_numbers == self.drawn_first).all(1, keepdim=True).to(F.device)
+            F = torch.where(usual, F * self._gains(1, shared).to(F), F)
         x0_hat = self.axes.back(scales.skip * along + scales.outside * F).to(x_t)
         if known_numbers is not None:
             clean, evident = self.layout.numbers(x_t), self._evident(known_numbers)
@@ -263,15 +272,14 @@ class PreconditionedDenoiser(Denoiser):
 
         Of discrete columns it is their cross-entropy, see `Masking`; a known one has no loss.
         """
-        t, known_share, begun = self._draw_times(len(x_0), generator)
+        t, known_share, usual = self._draw_times(len(x_0), generator)
         numbers = self.layout.numbers(x_0)
         eps = torch.randn(numbers.shape, generator=generator, dtype=x_0.dtype)
         sigma, hidden_share = self.schedule.noise(t[:, None]).sigma, self.schedule.hidden_share(t) * (1 - known_share)
         x_t, known = numbers + sigma * eps, None
         if self.conditional:
             known = torch.rand(numbers.shape, generator=generator, dtype=x_0.dtype) < known_share[:, None]
-            if self.first is not None:
-                known |= begun[:, None] & self.first
+            known |= usual[:, None] & self.drawn_first
             x_t = torch.where(known, numbers, x_t)
         levels, hidden = self.masking.hide(x_0, hidden_share, generator)
         noisy = torch.cat([x_t, levels], dim=1).to(next(self.backbone.parameters()))
@@ -285,45 +293,38 @@ class PreconditionedDenoiser(Denoiser):
         r"""What the network should say of clean numbers: `(y_0 - c_{skip} y) / c_{out}`, shape (row, axis)."""
         return (self.axes.along(numbers) - scales.skip * along) / scales.outside
 
-    def _gain(self, t: SharedTimes) -> Tensor:
+    def _gains(self, case: int, t: SharedTimes) -> Tensor:
         """Gains at some times, linear in the logarithm of the noise, shape (time, axis)."""
+        gains = self.gains[case]
         first, last = self.levels[0], self.levels[-1]
         sigma = self.schedule.noise(t).sigma.to(self.levels)
         place = ((sigma.log() - first) / (last - first) * (len(self.levels) - 1)).clamp(0, len(self.levels) - 1)
         low = place.long().clamp(max=len(self.levels) - 2)
-        return torch.lerp(self.gains[low], self.gains[low + 1], (place - low)[:, None])
+        return torch.lerp(gains[low], gains[low + 1], (place - low)[:, None])
 
-    def _evident(self, known: Tensor) -> Tensor:
+    def _evident(self, known: Bool[Tensor, 'row number']) -> Bool[Tensor, 'row number']:
         """Known numbers that tell of others, shape (row, number): those beside exact values are draws."""
         evident = known.clone()
         evident[:, self.layout.num_plain :] = False
         return evident
 
-    def _is_usual(self, known: Tensor | None) -> bool:
-        """Whether just what a sampler draws first is known, as in rows on which gains are measured."""
-        if known is None or self.first is None:
-            return known is None and self.first is None
-        return bool((known == self.first).all())
-
     def _draw_times(self, num_rows: int, generator: torch.Generator) -> tuple[Times, PerRow, RowMask]:
-        """Each row's time, the share of it that is known, and whether it is known but for what is `first`.
+        """Each row's time, the share of it that is known, and whether just what is drawn first is known of it.
 
         If there are numbers that a sampler draws first, half of the rows have just these known. Of the other rows a
         `known_share` has a uniform share known, the rest nothing. Where something is known, times are drawn evenly
         along the grid: it decides much while the others are still noise, where the schedule's own times are rare.
         """
         t, share = torch.zeros(2, num_rows, dtype=torch.float64)
-        begun = torch.zeros(num_rows, dtype=torch.bool)
         order, chance = torch.randperm(num_rows, generator=generator), torch.rand((), generator=generator)
-        with_first = 0.0 if self.first is None else FIRST_SHARE
+        with_first = FIRST_SHARE if self._has_first else 0.0
         ends = with_first, with_first + (1 - with_first) * self.known_share
-        usual, partly, others = order.tensor_split([int(end * num_rows + float(chance)) for end in ends])
-        begun[usual] = True
-        for known in (usual, partly):
+        first, partly, others = order.tensor_split([int(end * num_rows + float(chance)) for end in ends])
+        for known in (first, partly):
             t[known] = self.schedule.draw_evenly(len(known), generator)
         t[others] = self.schedule.draw(len(others), generator)
         share[partly] = torch.rand(len(partly), generator=generator, dtype=torch.float64)
-        return t, share, begun
+        return t, share, torch.zeros(num_rows, dtype=torch.bool).index_fill(0, first, True)
 
     def _outputs(self, x_t: Rows, t: SharedTimes, known: Tensor | None) -> tuple[Scales, Numbers, Numbers, Levels]:
         """Scales and coordinates along the axes, the network's output there, and the logits of the levels.

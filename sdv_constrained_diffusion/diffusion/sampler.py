@@ -177,7 +177,7 @@ class _Run:
         x_t = torch.zeros(self._num_rows, self._num_features, dtype=torch.float64)
         places = evenly_spread(self._num_rows, self._num_numbers + num_blocks, self._generator)
         z, self._places = torch.special.ndtri(places[:, : self._num_numbers]), places[:, self._num_numbers :]
-        self._given = self._begun()
+        self._given = self._with_first()
         known = None if self._given is None else self._given.known
         x_t[:, : self._num_numbers] = self._denoiser.prior(z, t, known)
         x_t = self._impose(x_t)
@@ -187,16 +187,16 @@ class _Run:
             self._turns = self._masking.turns(x_t, self._generator)
         return x_t
 
-    def _begun(self) -> Given | None:
+    def _with_first(self) -> Given | None:
         """What is given, and what the denoiser wants drawn first, but for rows of which something else is given.
 
         That would tell of it.
         """
-        first, given = self._denoiser.first, self._given
-        if first is None:
+        first, given = self._denoiser.drawn_first, self._given
+        if first is None or not first.any():
             return given
         rows = torch.zeros(self._num_rows, self._num_features, dtype=torch.float64)
-        places = each_evenly_spread(self._num_rows, int(first.sum()), self._generator)
+        places = latin_hypercube(self._num_rows, int(first.sum()), self._generator)
         rows[:, first.nonzero()[:, 0]] = torch.special.ndtri(places)
         own = torch.nn.functional.pad(first, (0, self._num_features - self._num_numbers)).expand_as(rows)
         if given is None:
@@ -267,12 +267,12 @@ def evenly_spread(num_rows: int, num_places: int, generator: torch.Generator) ->
     return (points + middle).clamp(max=1 - middle)[torch.randperm(num_rows, generator=generator)]
 
 
-def each_evenly_spread(num_rows: int, num_places: int, generator: torch.Generator) -> Float[Tensor, 'row place']:
+def latin_hypercube(num_rows: int, num_places: int, generator: torch.Generator) -> Float[Tensor, 'row place']:
     """Points of the unit cube: of each place alone as even as `evenly_spread`, but otherwise independent.
 
-    A Latin hypercube (McKay et al. 1979). Pairs of places of a Sobol' sequence are far from independent in high
-    dimensions, which shows where a place is a number of the delivered row.
+    After McKay et al. (1979). Pairs of places of a Sobol' sequence are far from independent in high dimensions, which
+    shows where a place is a number of the delivered row.
     """
     order = torch.rand(num_rows, num_places, generator=generator, dtype=torch.float64).argsort(0)
     places = torch.rand(num_rows, num_places, generator=generator, dtype=torch.float64)
-    return ((order + places) / num_rows).clamp(min=1e-300)
+    return ((order + places) / num_rows).clamp(2**-54, 1 - 2**-53)

@@ -49,7 +49,7 @@ class GuidedDenoiser(Denoiser):
         """
         super().__init__()
         self._denoiser, self.schedule, self.masking = denoiser, denoiser.schedule, denoiser.masking
-        self.conditional, self.steers, self.first = denoiser.conditional, denoiser.steers, denoiser.first
+        self.conditional, self.steers, self.drawn_first = denoiser.conditional, denoiser.steers, denoiser.drawn_first
         self._columns = GuidedColumns(encoder, chord.system)
         self.chord, self.guidance_scale, self._trust = chord, guidance_scale, trust
         self._clear = clear

@@ -663,10 +663,10 @@ def test_a_network_that_is_right_counts_in_full_and_unasked_for_where_values_are
     denoiser.calibrate(x_0, generator())
     # Where the noise leaves nothing to know, there is nothing to tell the gain by.
     known = (denoiser.levels > math.log(0.2)) & (denoiser.levels < math.log(2))
-    assert denoiser.gains[known].min() > 0.95
+    assert denoiser.gains[0][known].min() > 0.95
     doubled = PreconditionedDenoiser(Formula(lambda x, t: 2 * right(x[:, :1], t)), EDM, Layout(1), known_share=0.5)
     doubled.calibrate(x_0, generator())
-    assert doubled.gains[known].numpy() == pytest.approx(0.5, abs=0.03)
+    assert doubled.gains[0][known].numpy() == pytest.approx(0.5, abs=0.03)
     t = torch.full((2,), 0.7).double()
     free = doubled(torch.tensor([[0.3], [0.4]]).double(), t)
     given = doubled(torch.tensor([[0.3], [0.4]], dtype=torch.float64), t, torch.tensor([[True], [False]]))
@@ -683,13 +683,13 @@ def test_where_numbers_are_known_the_others_start_with_their_conditional_covaria
     t, sigma = torch.tensor(3.0).double(), 3.0
     unit, zero = torch.eye(3).double(), torch.zeros(3, 3).double()
     known = torch.tensor([False, True, False, False, False]).expand(3, -1)
-    matrix = denoiser.prior(unit, t, known)
+    matrix = denoiser.prior(unit, t, known) - rows.mean(0)
     C = torch.cov(rows.T)
     S = C[:, [0, 2]][[0, 2]] - C[[0, 2], 1, None] * C[1, [0, 2]] / C[1, 1]
     noise = sigma**2 * torch.eye(2).double()
     # What is known counts as noisy by 0.01.
     torch.testing.assert_close((matrix.T @ matrix)[:, [0, 2]][[0, 2]], S + noise, rtol=1e-3, atol=0)
-    assert not denoiser.prior(zero, t, known).any()
+    torch.testing.assert_close(denoiser.prior(zero, t, known), rows.mean(0).expand(3, -1))
     for nothing in (torch.zeros(3, 5).bool(), torch.tensor([False, False, False, True, True]).expand(3, -1)):
         assert torch.equal(denoiser.prior(unit, t, nothing), denoiser.prior(unit, t))
     torch.testing.assert_close(denoiser.prior(zero, t), rows.mean(0).expand(3, -1))
@@ -698,12 +698,12 @@ def test_where_numbers_are_known_the_others_start_with_their_conditional_covaria
 def partly_independent(num_rows, seed=0):
     """Numbers 0 and 2 are independent; number 1 follows them."""
     z = normal(num_rows, 3, seed=seed)
-    return torch.stack([z[:, 0], (z[:, 0] - z[:, 2] + 0.5 * z[:, 1]) / 1.5, z[:, 2]], dim=1)
+    return torch.stack([z[:, 0], (z[:, 0] - z[:, 2] + 0.5 * z[:, 1]) / 1.5, z[:, 2]], dim=1)  # variances 1
 
 
-def with_first(formula, layout=None, known_share=0.5):
+def with_first(formula, layout=None):
     layout = Layout(3) if layout is None else layout
-    denoiser = PreconditionedDenoiser(Formula(formula), EDM, layout, known_share, independent_first=True)
+    denoiser = PreconditionedDenoiser(Formula(formula), EDM, layout, 0.5, independent_first=True)
     denoiser.measure(partly_independent(2000))
     return denoiser
 
@@ -712,41 +712,47 @@ def test_independent_numbers_are_drawn_first_only_if_they_are_plain_and_it_is_as
     def zeros(x, _):
         return torch.zeros(len(x), 3).double()
 
-    assert with_first(zeros).first.tolist() == [True, False, True]
+    assert with_first(zeros).drawn_first.tolist() == [True, False, True]
     inflated = Layout(3, [torch.tensor([0.5, 0.5]).double()], num_plain=2)
-    assert with_first(zeros, inflated).first is None
+    assert not with_first(zeros, inflated).drawn_first.any()
     with pytest.raises(ValueError, match='raise known_share'):
         PreconditionedDenoiser(Formula(zeros), EDM, Layout(3), independent_first=True)
     unasked = PreconditionedDenoiser(Formula(zeros), EDM, Layout(3), 0.5)
     unasked.measure(partly_independent(2000))
-    assert unasked.first is None
+    assert not unasked.drawn_first.any()
 
 
 def test_half_of_a_batch_has_just_those_numbers_known_that_are_drawn_first():
     """The others as ever: half of them nothing, half a random part. Times are even where something is known."""
     denoiser = with_first(lambda x, _: torch.zeros(len(x), 3).double())
-    t, share, begun = denoiser._draw_times(400, generator())
-    assert [int(begun.sum()), int((share > 0).sum()), int((begun & (share > 0)).sum())] == [200, 100, 0]
-    first, last = EDM.largest ** (1 / EDM.rho), EDM.smallest ** (1 / EDM.rho)
-    first = denoiser.schedule.largest ** (1 / EDM.rho)
-    places = (t[begun] ** (1 / EDM.rho) - last) / (first - last)
+    t, share, usual = denoiser._draw_times(400, generator())
+    assert [int(usual.sum()), int((share > 0).sum()), int((usual & (share > 0)).sum())] == [200, 100, 0]
+    first, last = denoiser.schedule.largest ** (1 / EDM.rho), EDM.smallest ** (1 / EDM.rho)
+    places = (t[usual] ** (1 / EDM.rho) - last) / (first - last)
     assert (places * 200).long().sort().values.tolist() == list(range(200))
     denoiser.loss(partly_independent(400, 1), generator())
     flags = denoiser.backbone.asked[-1][0][:, 3:6]
-    assert torch.equal(flags[begun], denoiser.first.to(flags).expand(200, -1))
+    assert torch.equal(flags[usual], denoiser.drawn_first.to(flags).expand(200, -1))
 
 
-def test_gains_are_those_of_rows_of_which_what_is_drawn_first_is_known():
-    """What a network says that knows nothing of rows counts for less, but in full where something else is known."""
-    denoiser = with_first(lambda inputs, _: torch.sin(3 * inputs[:, :3]))
+def test_gains_are_of_rows_of_which_nothing_or_just_what_is_drawn_first_is_known():
+    """Each case has its own; elsewhere the network counts in full, and beside a row that counts so nothing changes."""
+    denoiser = with_first(lambda inputs, _: torch.sin(3 * inputs[:, :3]) + inputs[:, 3:6])
     denoiser.calibrate(partly_independent(2000), generator())
-    assert not torch.equal(denoiser.gains, torch.ones_like(denoiser.gains))
+    gains, none = denoiser.gains, torch.ones_like(denoiser.gains)
+    assert (gains[0] - gains[1]).abs().max() > 0.1
     x_t, t = normal(4, 3), torch.full((4,), 0.7).double()
-    patterns = [None, torch.tensor([True, False, True]), torch.tensor([True, True, False]), torch.tensor([False] * 3)]
-    for number, pattern in enumerate(patterns):
-        known = None if pattern is None else pattern.expand(4, -1)
-        calibrated = denoiser(x_t, t, known)
-        gains, denoiser.gains = denoiser.gains, torch.ones_like(denoiser.gains)
-        full = denoiser(x_t, t, known)
+    patterns = torch.tensor([[True, False, True], [True, True, False], [True, False, False], [False, False, False]])
+    seen = torch.where(patterns, normal(4, 3, seed=1), x_t)
+
+    def with_gains(gains, known, rows=seen):
         denoiser.gains = gains
-        assert torch.equal(calibrated, full) is (number != 1)
+        return denoiser(rows, t, known)
+
+    together = with_gains(gains, patterns)
+    expected = with_gains(none, patterns)
+    expected[0] = with_gains(gains[[1, 1]], patterns)[0]
+    assert torch.equal(together, expected)
+    assert not torch.equal(together[0], with_gains(none, patterns)[0])
+    assert torch.equal(with_gains(gains, None), with_gains(gains[[0, 0]], None))
+    assert not torch.equal(with_gains(gains, None), with_gains(none, None))
