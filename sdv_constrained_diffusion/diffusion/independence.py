@@ -18,7 +18,7 @@ from sdv_constrained_diffusion._types import NumberMask, Numbers
 NUMS_WAVES = (1, 3, 8)
 """How many cosines of each column each test of pairs takes."""
 
-LEVEL = 0.05
+LEVEL = 0.02
 """Chance that a test finds a dependence where there is none. That costs little: a column is learned with the others."""
 
 SMALLEST_PART = 0.1

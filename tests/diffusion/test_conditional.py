@@ -429,5 +429,5 @@ def test_pairs_of_places_are_independent():
         independent_numbers(torch.special.ndtri(spread(1024, 100, generator()))).sum()
         for spread in (latin_hypercube, evenly_spread)
     )
-    assert apart >= 98  # tests of level 0.05 may leave one out, or two
+    assert apart >= 98  # tests of level 0.02 may leave one out, or two
     assert evenly < 90

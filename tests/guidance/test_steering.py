@@ -17,6 +17,7 @@ from sdv_constrained_diffusion.diffusion.sampler import AncestralSampler, Given,
 from sdv_constrained_diffusion.diffusion.schedule import EDMSchedule, linear_schedule
 from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.guidance.columns import GuidedColumns
+from sdv_constrained_diffusion.guidance.gauss_newton import GaussNewtonGuidance
 from sdv_constrained_diffusion.guidance.steering import ErrorCovariance, SteeredDenoiser, SteeringPlan
 from sdv_constrained_diffusion.tabular.encoder import TableEncoder
 
@@ -221,3 +222,15 @@ def test_labels_take_part_without_moving():
     _, slope = columns.smoothed(rows, torch.full((2,), 0.1).double())
     assert (slope[:, 1] == 0).all()
     assert isinstance(encoder.layout, Layout)
+
+
+def test_steering_draws_nothing_first_and_guidance_what_its_denoiser_does():
+    """What is drawn first is independent, which steering towards a law of its own may forbid."""
+    guided, encoder, system, plan, _ = steered('edm', Formula('a * b == 0.3'), num_rows=5)
+    first = torch.tensor([True, True])
+    guided._denoiser.drawn_first = first
+    again = SteeredDenoiser(guided._denoiser, encoder, system, plan.steered, guided._targets, guided._covariance)
+    chord = Chord(system, system.values(gaussian_table()))
+    assert again.drawn_first is None
+    assert GaussNewtonGuidance(guided._denoiser, encoder, chord).drawn_first is first
+    assert GaussNewtonGuidance(again, encoder, chord).drawn_first is None
