@@ -67,7 +67,8 @@ def default_preset() -> Preset:
     """Normal scores, masked categories, preconditioned residual network, multistep sampling: minutes, not hours.
 
     The network is small where the table is. It sees hinges of the columns if there are categories or states, or has
-    neighbourhoods beside it if there are many numbers; see `PreconditionedDenoiser`.
+    neighbourhoods beside it if there are many numbers; of fewer, independent ones are drawn first; see
+    `PreconditionedDenoiser`.
     """
     return Preset(
         scaling='quantile',
@@ -125,7 +126,7 @@ def _default_denoiser(layout: Layout, num_rows: int) -> Denoiser:
         known_share=0.5,
         knots=knots,
         neighbourhoods=NeighbourhoodMLPs(layout.num_numbers) if wide else None,
-        independent_first=True,
+        independent_first=not wide,
     )
 
 

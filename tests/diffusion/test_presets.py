@@ -90,6 +90,7 @@ def test_hinges_of_few_columns_or_neighbourhoods_of_many(numbers, hinges, networ
     denoiser = default_preset().denoiser(Layout(numbers, MIXED.frequencies), 50_000)
     assert sizes(denoiser.backbone.input)[0] == numbers + 5 + 2 * numbers + hinges
     assert (0 if denoiser.neighbourhoods is None else len(denoiser.neighbourhoods.near)) == networks
+    assert denoiser.independent_first is (networks == 0)
     rows = torch.cat([torch.zeros(4, numbers), MIXED.one_hot(torch.zeros(4, 2).long())], dim=1).double()
     assert denoiser(rows, torch.ones(4).double()).isfinite().all()
 
