@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from scipy.stats import kstest, spearmanr
 from sdv.utils import load_synthesizer
 
@@ -46,7 +45,7 @@ def test_they_are_uniform_and_independent_and_all_rows_obey_the_law(fresh):
     for name in ('a', 'b'):
         # 1,024 places are even to 0.001; what is left is how far the law moves rows after so short a training.
         assert kstest(rows[name], 'uniform', args=(1, 1)).statistic < 0.02
-    assert (rows['label'] == 'high')[rows['a'] > 1.8].mean() > 0.8
+    assert (rows['label'] == 'high')[rows['a'] > 1.8].mean() > 0.8  # 0.97 by its law, 0.5 of all rows
 
 
 def test_a_saved_model_draws_the_same_rows(fresh, tmp_path):
@@ -62,19 +61,20 @@ def test_given_one_demand_the_other_is_still_independent(fresh):
 
 def test_given_the_generator_the_demands_go_against_each_other(fresh):
     rows = sample_remaining_columns(fresh, pd.DataFrame({'g': np.full(400, 3.045)}))
-    assert spearmanr(rows['a'], rows['b']).statistic < -0.99
+    assert spearmanr(rows['a'], rows['b']).statistic == pytest.approx(-1, abs=1e-3)  # the law leaves no choice
 
 
 def test_given_the_label_the_first_demand_follows(fresh):
     rows = sample_remaining_columns(fresh, pd.DataFrame({'label': ['high'] * 400}))
-    assert rows['a'].mean() > 1.6
+    assert rows['a'].mean() > 1.6  # 1.71 of such training rows, 1.5 of all; a short training goes most of the way
 
 
-def test_steered_rows_are_drawn_together(fresh):
+def test_steered_rows_are_drawn_together(fresh, tmp_path):
     """A law that the training rows do not obey ties the demands: they cannot be drawn first."""
-    fresh.add_constraints([Formula('a == b', tolerance=1e-6)])
-    rows = sample(fresh, 200)
+    fresh.save(tmp_path / 'model.pkl')
+    steered = load_synthesizer(tmp_path / 'model.pkl')
+    steered.add_constraints([Formula('a == b', tolerance=1e-6)])
+    rows = sample(steered, 200)
     assert len(rows) == 200
     assert (rows['a'] - rows['b']).abs().max() <= 1e-6
-    assert rows['a'].std() > 0.15
-    assert torch.equal(fresh._model.denoiser.drawn_first, torch.tensor([True, True, False]))
+    assert rows['a'].std() > 0.15  # along a == b demands are as uniform as before, 0.29, if the network were exact

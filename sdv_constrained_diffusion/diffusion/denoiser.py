@@ -48,7 +48,7 @@ class Denoiser(nn.Module, abc.ABC):
         conditional: whether known numbers are to be handed over as they are. If not, they must be noised like others.
         steers: whether its estimates heed something that the training rows do not.
         drawn_first: marks standard normal numbers that do not depend on each other: a sampler draws them before all
-            others; None for none.
+            others; on the CPU, None for none.
     """
 
     schedule: Schedule
@@ -159,7 +159,6 @@ class PreconditionedDenoiser(Denoiser):
     gains: Tensor
     levels: Tensor
     knots: Tensor
-    drawn_first: NumberMask
 
     def __init__(
         self,
@@ -195,7 +194,6 @@ class PreconditionedDenoiser(Denoiser):
         self.neighbourhoods = neighbourhoods
         self.register_buffer('levels', _levels(schedule))
         self.register_buffer('gains', torch.ones(2, NUM_LEVELS, layout.num_numbers, dtype=torch.float64))
-        self.drawn_first = torch.zeros(layout.num_numbers, dtype=torch.bool)  # on the CPU, where rows are drawn
 
     def measure(self, numbers: Numbers) -> None:
         """Takes the principal axes of the clean rows' numbers, the noise that hides them, each number's neighbours."""
@@ -206,7 +204,9 @@ class PreconditionedDenoiser(Denoiser):
         if self.neighbourhoods is not None:
             self.neighbourhoods.measure(numbers)
         if self.independent_first:
-            self.drawn_first[: self.layout.num_plain] = independent_numbers(numbers[:, : self.layout.num_plain])
+            plain = independent_numbers(numbers[:, : self.layout.num_plain])
+            found = nn.functional.pad(plain, (0, self.layout.num_numbers - len(plain)))
+            self.drawn_first = found if found.any() else None
 
     def calibrate(self, x_0: Rows, generator: torch.Generator) -> None:
         r"""Takes as much of the network along each axis, at each noise level, as lowers the error of clean rows.
@@ -215,26 +215,25 @@ class PreconditionedDenoiser(Denoiser):
         few rows, many columns or little time the network says more than it knows: with `g < 1` it is never worse than
         the best linear denoiser on these rows, where nothing is known.
         """
-        for case, known in enumerate((torch.zeros_like(self.drawn_first), self.drawn_first)[: 1 + self._has_first]):
+        for case, known in enumerate([None] if self.drawn_first is None else [None, self.drawn_first]):
             for level, log_sigma in enumerate(self.levels):
                 self.gains[case, level] = self._gain_at(x_0, log_sigma.exp().cpu(), known, generator)
 
-    def _gain_at(self, x_0: Rows, sigma: Tensor, known: NumberMask, generator: torch.Generator) -> Tensor:
-        """The gain of each axis at one noise, with some numbers known, shape (axis,)."""
+    def _gain_at(self, x_0: Rows, sigma: Tensor, known: NumberMask | None, generator: torch.Generator) -> Tensor:
+        """The gain of each axis at one noise, with some numbers known or none, shape (axis,)."""
         numbers, t = self.layout.numbers(x_0), sigma.expand(len(x_0))
         noise = torch.randn(numbers.shape, generator=generator, dtype=x_0.dtype)
         seen, _ = self.masking.hide(x_0, self.schedule.hidden_share(t), generator)
-        x_t = torch.where(known, numbers, numbers + t[:, None] * noise)
+        x_t = numbers + t[:, None] * noise
+        if known is not None:
+            known = known.expand_as(numbers)
+            x_t = torch.where(known, numbers, x_t)
         noisy = torch.cat([x_t, seen], dim=1).to(next(self.backbone.parameters()))
-        scales, along, F, _ = self._outputs(noisy, t, known.expand_as(numbers) if known.any() else None)
+        scales, along, F, _ = self._outputs(noisy, t, known)
         target = self._target(numbers.to(noisy), scales, along)
         power = F.square().sum(0).double()
         gain = (F * target).sum(0).double() / torch.where(power > 0, power, 1.0)
         return torch.where(power > 0, gain, 1.0).clamp(0, 1)
-
-    @property
-    def _has_first(self) -> bool:
-        return bool(self.drawn_first.any())
 
     def prior(self, z: Numbers, t: Tensor, known: FeatureMask | None = None) -> Numbers:
         r"""Normal numbers with the clean rows' mean and `\Sigma + \sigma_t^2 I`.
@@ -257,7 +256,7 @@ class PreconditionedDenoiser(Denoiser):
         scales, along, F, logits = self._outputs(seen, shared, known_numbers)
         if known is None:
             F = F * self._gains(0, shared).to(F)
-        elif known_numbers is not None and self._has_first:
+        elif known_numbers is not None and self.drawn_first is not None:
             usual = (known_numbers == self.drawn_first).all(1, keepdim=True).to(F.device)
             F = torch.where(usual, F * self._gains(1, shared).to(F), F)
         x0_hat = self.axes.back(scales.skip * along + scales.outside * F).to(x_t)
@@ -279,7 +278,8 @@ class PreconditionedDenoiser(Denoiser):
         x_t, known = numbers + sigma * eps, None
         if self.conditional:
             known = torch.rand(numbers.shape, generator=generator, dtype=x_0.dtype) < known_share[:, None]
-            known |= usual[:, None] & self.drawn_first
+            if self.drawn_first is not None:
+                known |= usual[:, None] & self.drawn_first
             x_t = torch.where(known, numbers, x_t)
         levels, hidden = self.masking.hide(x_0, hidden_share, generator)
         noisy = torch.cat([x_t, levels], dim=1).to(next(self.backbone.parameters()))
@@ -317,7 +317,7 @@ class PreconditionedDenoiser(Denoiser):
         """
         t, share = torch.zeros(2, num_rows, dtype=torch.float64)
         order, chance = torch.randperm(num_rows, generator=generator), torch.rand((), generator=generator)
-        with_first = FIRST_SHARE if self._has_first else 0.0
+        with_first = 0.0 if self.drawn_first is None else FIRST_SHARE
         ends = with_first, with_first + (1 - with_first) * self.known_share
         first, partly, others = order.tensor_split([int(end * num_rows + float(chance)) for end in ends])
         for known in (first, partly):

@@ -193,7 +193,7 @@ class _Run:
         That would tell of it.
         """
         first, given = self._denoiser.drawn_first, self._given
-        if first is None or not first.any():
+        if first is None:
             return given
         rows = torch.zeros(self._num_rows, self._num_features, dtype=torch.float64)
         places = latin_hypercube(self._num_rows, int(first.sum()), self._generator)

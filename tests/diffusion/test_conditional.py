@@ -368,9 +368,9 @@ def test_numbers_drawn_first_are_independent_and_the_others_follow_them():
     """Moments of the whole rows, and of the first numbers any cosine of their ranks."""
     denoiser, real = partly_independent()
     rows = MultistepSampler(40).sample(denoiser, 4096, 3, generator())
-    # Four standard errors of 4,096 rows, twice: the measured ones have theirs; and 2 % of a variance for the steps.
-    torch.testing.assert_close(torch.cov(rows.T), torch.cov(real.T), rtol=0.02, atol=8 / 64)
-    assert float((rows.mean(0) - real.mean(0)).abs().max()) < 8 / 64
+    # Four standard errors of a covariance of 4,096 rows; means of evenly spread noise are nearly exact (3e-4 seen).
+    torch.testing.assert_close(torch.cov(rows.T), torch.cov(real.T), rtol=0, atol=4 / 64)
+    assert float((rows.mean(0) - real.mean(0)).abs().max()) < 2e-3
     assert independent_numbers(rows[:, [0, 2]]).all()
     places = torch.special.ndtr(rows[:, [0, 2]])
     assert (places * 4096).long().sort(dim=0).values.tolist() == [[row, row] for row in range(4096)]
@@ -383,8 +383,9 @@ def test_of_numbers_drawn_first_any_can_be_given():
     assert rows[:, 2].eq(1.5).all()
     places = torch.special.ndtr(rows[:, 0])
     assert (places * 4096).long().sort().values.tolist() == list(range(4096))
-    assert float((rows[:, :2].mean(0) - law[0]).abs().max()) < 8 / 64
-    torch.testing.assert_close(torch.cov(rows[:, :2].T), law[1], rtol=0.02, atol=8 / 64)
+    # As above; the first noise hides 0.007 of the mean, see `hidden_by_the_first_noise`.
+    assert float((rows[:, :2].mean(0) - law[0]).abs().max()) < 0.01
+    torch.testing.assert_close(torch.cov(rows[:, :2].T), law[1], rtol=0, atol=4 / 64)
 
 
 @pytest.mark.parametrize('known', [(1,), (1, 2)], ids=str)
@@ -430,4 +431,4 @@ def test_pairs_of_places_are_independent():
         for spread in (latin_hypercube, evenly_spread)
     )
     assert apart >= 98  # tests of level 0.02 may leave one out, or two
-    assert evenly < 90
+    assert evenly < 50  # seen 21

@@ -29,6 +29,7 @@ def test_columns_that_are_independent_stay_but_for_chance(num_rows, num_columns)
     """Seven tests of level 0.02, of which some say much the same, leave out a column of one set in seven, or two."""
     left_out = [num_columns - int(independent_numbers(normal(num_rows, num_columns, seed)).sum()) for seed in range(20)]
     assert sum(number > 0 for number in left_out) <= 8  # more than 8 of 20 have a chance of 0.1 % then; seeded
+    # Each column that is left out has a chance of some 2 % to be followed by one more; of many, pairs add their own.
     assert max(left_out) <= max(2, 0.05 * num_columns)
 
 
