@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from exact_denoisers import MIXTURE, MixtureDenoiser, numbers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exact_denoisers import MIXTURE, MixtureDenoiser, numbers
 from sdv_constrained_diffusion._layout import Layout
 from sdv_constrained_diffusion.diffusion.denoiser import PreconditionedDenoiser
 from sdv_constrained_diffusion.diffusion.independence import independent_numbers

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from exact_denoisers import JointDenoiser, numbers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from exact_denoisers import JointDenoiser, numbers
 from sdv_constrained_diffusion._layout import Layout
 from sdv_constrained_diffusion.diffusion.masking import SMALLEST_SHARE, Masking
 from sdv_constrained_diffusion.diffusion.sampler import AncestralSampler, Given, MultistepSampler

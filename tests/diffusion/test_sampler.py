@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from exact_denoisers import GAUSSIAN, MIXTURE, MixtureDenoiser, numbers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from torch.quasirandom import SobolEngine
 
+from exact_denoisers import GAUSSIAN, MIXTURE, MixtureDenoiser, numbers
 from sdv_constrained_diffusion.diffusion.denoiser import Denoiser
 from sdv_constrained_diffusion.diffusion.sampler import (
     AncestralSampler,

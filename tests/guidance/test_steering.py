@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from exact_denoisers import GAUSSIAN, MixtureDenoiser
 from torch.testing import assert_close
 
+from exact_denoisers import GAUSSIAN, MixtureDenoiser
 from sdv_constrained_diffusion import Bounds, ConditionalOn, Formula, Linear
 from sdv_constrained_diffusion._layout import Layout
 from sdv_constrained_diffusion.constraints.base import constraint

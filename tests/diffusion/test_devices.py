@@ -1,0 +1,69 @@
+"""Weights may be on another device than rows: what is learned and drawn there is what is learned and drawn here."""
+
+import copy
+
+import pytest
+import torch
+
+from elsewhere import Device, Elsewhere, send
+from sdv_constrained_diffusion._layout import Layout
+from sdv_constrained_diffusion.diffusion import backbone
+from sdv_constrained_diffusion.diffusion.presets import PRESETS
+from sdv_constrained_diffusion.diffusion.sampler import Given
+
+LABELS = 3
+
+
+def rows_of(num_numbers: int, num_rows: int) -> torch.Tensor:
+    """Numbers of which the last follows the first, and one label."""
+    generator = torch.Generator().manual_seed(0)
+    numbers = torch.randn(num_rows, num_numbers, generator=generator, dtype=torch.float64)
+    numbers[:, -1] = (numbers[:, 0].square() - 1) / 2**0.5
+    labels = torch.randint(LABELS, (num_rows,), generator=generator)
+    return torch.cat([numbers, torch.nn.functional.one_hot(labels, LABELS)], dim=1)
+
+
+def test_two_devices_do_not_mix():
+    there, here = Elsewhere(torch.ones(3)), torch.ones(3)
+    for operation in (torch.add, torch.dot, lambda one, other: torch.cat([one, other])):
+        with pytest.raises(RuntimeError, match='two devices'):
+            operation(there, here)
+    with pytest.raises(RuntimeError, match='two devices'):
+        here[there > 0]
+    assert (there + torch.tensor(1.0)).sum().item() == 6
+
+
+@pytest.mark.parametrize('name', PRESETS)
+@pytest.mark.parametrize('num_numbers', [5, 150], ids=['narrow', 'wide'])
+def test_weights_elsewhere_learn_and_draw_as_here(name, num_numbers, monkeypatch):
+    monkeypatch.setattr(backbone, 'HALF_PRODUCTS', False)  # which only the processor knows
+    rows = rows_of(num_numbers, 1200)
+    frequencies = rows[:, num_numbers:].mean(0)
+    preset = PRESETS[name]()
+    torch.manual_seed(0)
+    here = preset.denoiser(Layout(num_numbers, [frequencies]), len(rows))
+    there = send(copy.deepcopy(here))
+
+    def learned_and_drawn(denoiser):
+        generator = torch.Generator().manual_seed(0)
+        denoiser.measure(rows[:, :num_numbers])
+        loss = denoiser.loss(rows[:200], generator).mean()
+        loss.backward()
+        slopes = [weights.grad for weights in denoiser.parameters()]
+        denoiser.requires_grad_(False).calibrate(rows[:200], generator)
+        known = torch.zeros(20, rows.shape[1], dtype=torch.bool)
+        known[:, 0] = True
+        preset.sampler.num_steps = 10
+        drawn = [
+            preset.sampler.sample(denoiser, 20, rows.shape[1], generator, given)
+            for given in (None, Given(rows[:20], known))
+        ]
+        return [loss.detach(), *slopes, *drawn]
+
+    ours = learned_and_drawn(here)
+    with Device():
+        theirs = learned_and_drawn(there)
+    assert all(isinstance(slope, Elsewhere) for slope in theirs[1:-2])
+    for one, other in zip(ours, theirs, strict=True):
+        # The same sums in the same precision, if not in the same order.
+        torch.testing.assert_close(other.held if isinstance(other, Elsewhere) else other, one, rtol=1e-4, atol=1e-4)
