@@ -80,8 +80,8 @@ class ResidualBlock(nn.Module):
         """Hidden rows, shape (row, width), and time embedding, shape (time, time_width) -> hidden rows."""
         half = HALF_PRODUCTS and h.dtype == torch.float32 and h.device.type == 'cpu' and h.shape[1] >= NARROW
         dtype = torch.bfloat16 if half else h.dtype
-        inner = nn.functional.silu(_product(self.first, self.norm(h), dtype) + _product(self.time, time, dtype))
-        return h + _product(self.second, inner, dtype)
+        inner = _product(self.first, self.norm(h), dtype).add_(_product(self.time, time, dtype))
+        return h + _product(self.second, nn.functional.silu(inner), dtype)
 
 
 def _product(layer: nn.Linear, rows: Tensor, dtype: torch.dtype) -> Tensor:
