@@ -2,6 +2,7 @@
 
 import abc
 import copy
+import inspect
 import logging
 import warnings
 from collections.abc import Mapping
@@ -52,7 +53,7 @@ class ConstrainedSynthesizer(BaseSingleTableSynthesizer, abc.ABC):
                 SDV, in any mix.
 
         Raises:
-            SynthesizerInputError: `constraints` is no list, or holds constraints of SDV after `fit`.
+            SynthesizerInputError: `constraints` is no list, or holds a function, or constraints of SDV after `fit`.
             ConstraintError: a constraint of this package is ill formed, such as a class instead of an instance.
             ConstraintMismatchError: after `fit`, rows come nowhere near a constraint.
         """
@@ -61,6 +62,10 @@ class ConstrainedSynthesizer(BaseSingleTableSynthesizer, abc.ABC):
         ours: list[Constraint] = []
         others: list[Any] = []
         for each in constraints:
+            if inspect.isfunction(each):
+                raise SynthesizerInputError(
+                    f'add_constraints takes no functions, such as {each.__name__}: decorate it with @constraint.'
+                )
             own = isinstance(each, Constraint) or (isinstance(each, type) and issubclass(each, Constraint))
             (ours if own else others).append(each)
         for each in ours:

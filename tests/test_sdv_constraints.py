@@ -14,6 +14,7 @@ from sdv.cag import (
     SingleTableProgrammableConstraint,
 )
 from sdv.cag._errors import ConstraintNotMetError
+from sdv.errors import SynthesizerInputError
 from sdv.sampling import Condition
 
 from mixed_table import make_synthesizer
@@ -394,3 +395,13 @@ def test_known_rows_under_constraints_all_come_back(fresh, table):
 
 def test_no_rows_have_the_tables_columns(fresh, table):
     assert list(sample(fresh, 0).columns) == list(table.columns)
+
+
+def test_a_function_without_its_decorator_is_refused_in_words():
+    table = pd.DataFrame({'x': [1.0, 2.0], 'y': [2.0, 4.0]})
+
+    def twice(x, y):
+        return y - 2 * x
+
+    with pytest.raises(SynthesizerInputError, match='no functions, such as twice'):
+        make_synthesizer(table).add_constraints([twice])
