@@ -2,7 +2,9 @@
 
 `send` moves a module there, as `.to('cuda')` moves it to a GPU. Such tensors say that they are on the device 'meta'.
 Under `Device`, other tensors go there by `.to(tensor)` and come back by `.cpu()` or `.to(tensor)`. As on CUDA, a tensor
-of another device is an error in an operation, but for a scalar, the source of `copy_` and the index of an element.
+of another device is an error in an operation, but for a scalar, the source of `copy_` and what `tensor[...]` takes for
+an index; so is the processor's generator. CUDA is stricter: it takes scalars only in operations element by element, and
+lacks some kernels that the processor has.
 """
 
 from typing import Any
@@ -13,6 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 NAME = 'meta'
+
+INDEXING = ('index', 'index_put', 'index_put_', '_index_put_impl_')
+"""Operations whose second argument, the indices, may be here."""
 
 
 class Elsewhere(Tensor):
@@ -57,11 +62,13 @@ def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if name == 'copy_':
         _held(args[0]).copy_(_held(args[1]))
         return args[0]
-    met = args[:1] if name.startswith('index') else here
-    if len(here) < len(tensors) and any(not isinstance(each, Elsewhere) and each.dim() for each in met):
+    met = tree_leaves((args[0], args[2:])) if name in INDEXING else here
+    if len(here) < len(tensors) and any(type(each) is Tensor and each.dim() for each in met):
         raise RuntimeError(f'{name} got tensors of two devices')
     device = kwargs.get('device')
     goes = len(here) < len(tensors) if device is None else torch.device(device).type == NAME
+    if goes and kwargs.get('generator') is not None:
+        raise RuntimeError(f'{name} got the generator of two devices')
     if goes and device is not None:
         kwargs = kwargs | {'device': 'cpu'}
     out = func(*tree_map(_held, args), **tree_map(_held, kwargs))

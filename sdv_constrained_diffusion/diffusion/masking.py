@@ -91,6 +91,6 @@ class Masking:
             places: uniform draws from [0, 1): a level is that of the place in the distribution function.
         """
         layout, revealed = self.layout, revealed & self.layout.hidden(x_t)
-        rows = revealed.any(1).nonzero()[:, 0]  # few in a step
+        rows = revealed.any(1).nonzero()[:, 0]
         drawn = layout.drawn(layout.levels(x0_hat)[rows], places[rows])
         return layout.levels(x_t).index_add(0, rows, layout.one_hot(torch.where(revealed[rows], drawn, -1)))
