@@ -2,10 +2,10 @@
 
 import abc
 import copy
-import inspect
 import logging
 import warnings
 from collections.abc import Mapping
+from types import FunctionType
 from typing import Any
 
 import pandas as pd
@@ -53,8 +53,8 @@ class ConstrainedSynthesizer(BaseSingleTableSynthesizer, abc.ABC):
                 SDV, in any mix.
 
         Raises:
-            SynthesizerInputError: `constraints` is no list, or holds a function, or constraints of SDV after `fit`.
-            ConstraintError: a constraint of this package is ill formed, such as a class instead of an instance.
+            SynthesizerInputError: `constraints` is no list, or holds constraints of SDV after `fit`.
+            ConstraintError: a constraint of this package is ill formed, or a mere class or function.
             ConstraintMismatchError: after `fit`, rows come nowhere near a constraint.
         """
         if not isinstance(constraints, list | tuple):
@@ -62,11 +62,9 @@ class ConstrainedSynthesizer(BaseSingleTableSynthesizer, abc.ABC):
         ours: list[Constraint] = []
         others: list[Any] = []
         for each in constraints:
-            if inspect.isfunction(each):
-                raise SynthesizerInputError(
-                    f'add_constraints takes no functions, such as {each.__name__}: decorate it with @constraint.'
-                )
-            own = isinstance(each, Constraint) or (isinstance(each, type) and issubclass(each, Constraint))
+            own = isinstance(each, Constraint | FunctionType) or (
+                isinstance(each, type) and issubclass(each, Constraint)
+            )
             (ours if own else others).append(each)
         for each in ours:
             check_form(each)

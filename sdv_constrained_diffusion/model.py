@@ -149,8 +149,8 @@ class DiffusionModel:
         if not encoder.num_features:
             return cls(encoder, None, preset, TrainingRecord(), device)
         values = encoder.values(data)
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            torch.manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):  # weights are drawn on the processor
+            torch.default_generator.manual_seed(seed)
             denoiser = preset.denoiser(encoder.layout, len(values)).to(device)
         generator = torch.Generator().manual_seed(seed)
         denoiser.measure(encoder.training_rows(values, generator).numbers)

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -249,8 +249,12 @@ def check_form(constraint: object) -> None:
         ConstraintError: it is a class or something else, or its `columns` are not a sequence of names.
     """
     if not isinstance(constraint, Constraint):
-        what = f'the class {constraint.__name__}' if isinstance(constraint, type) else repr(constraint)
-        raise ConstraintError(f'A constraint must be an instance of Constraint; it is {what}. Make an instance first.')
+        what, remedy = repr(constraint), 'Make an instance first'
+        if isinstance(constraint, type):
+            what = f'the class {constraint.__name__}'
+        elif isinstance(constraint, FunctionType):
+            what, remedy = f'the function {constraint.__name__}', 'Decorate it with @constraint'
+        raise ConstraintError(f'A constraint must be an instance of Constraint; it is {what}. {remedy}.')
     columns = getattr(constraint, 'columns', ())
     if isinstance(columns, str) or not columns or not all(isinstance(name, str) for name in columns):
         raise ConstraintError(

@@ -47,8 +47,8 @@ class Denoiser(nn.Module, abc.ABC):
         masking: the discrete columns' process; None where there are no such columns.
         conditional: whether known numbers are to be handed over as they are. If not, they must be noised like others.
         steers: whether its estimates heed something that the training rows do not.
-        drawn_first: marks standard normal numbers that do not depend on each other: a sampler draws them before all
-            others; on the CPU, None for none.
+        drawn_first: marks standard normal numbers that do not depend on each other, which a sampler draws before all
+            others; a mask on the CPU, or None.
     """
 
     schedule: Schedule

@@ -368,7 +368,8 @@ def test_numbers_drawn_first_are_independent_and_the_others_follow_them():
     """Moments of the whole rows, and of the first numbers any cosine of their ranks."""
     denoiser, real = partly_independent()
     rows = MultistepSampler(40).sample(denoiser, 4096, 3, generator())
-    # Four standard errors of a covariance of 4,096 rows; means of evenly spread noise are nearly exact (3e-4 seen).
+    # Four standard errors of a covariance of 4,096 independent rows, about three of a variance; evenly spread noise
+    # scatters less, and its means are nearly exact (3e-4 seen).
     torch.testing.assert_close(torch.cov(rows.T), torch.cov(real.T), rtol=0, atol=4 / 64)
     assert float((rows.mean(0) - real.mean(0)).abs().max()) < 2e-3
     assert independent_numbers(rows[:, [0, 2]]).all()
