@@ -36,6 +36,12 @@ def check_positive(argument: str, value: Any, wanted: str = 'a whole number abov
         raise SynthesizerInputError(f'{argument!r} must be {wanted}; got {value!r}.')
 
 
+def check_num_rows(num_rows: Any) -> None:
+    """A whole number, or 0."""
+    if isinstance(num_rows, bool) or not isinstance(num_rows, int | np.integer) or num_rows < 0:
+        raise SynthesizerInputError(f"'num_rows' must be a whole number of at least 0; got {num_rows!r}.")
+
+
 def check_epochs(epochs: Any) -> None:
     """A whole number above 0, 'auto', or None."""
     if not (isinstance(epochs, str) and epochs == 'auto'):

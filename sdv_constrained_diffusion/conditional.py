@@ -9,7 +9,6 @@ import pandas as pd
 from sdv.single_table.base import FIXED_RNG_SEED
 
 from sdv_constrained_diffusion._numbers import finite_numbers
-from sdv_constrained_diffusion.arguments import check_guidance
 from sdv_constrained_diffusion.conditions import complete, rewritten
 from sdv_constrained_diffusion.constrained import ConstrainedSynthesizer
 from sdv_constrained_diffusion.constraints.diagnosis import refuse_contradictions
@@ -118,8 +117,7 @@ class ConditionalSynthesizer(ConstrainedSynthesizer, abc.ABC):
         """Refuses fixed values that no row can have, in words that SDV's own error handling leaves alone."""
         self._validate_fit_before_sample()
         super()._validate_conditions_unseen_columns(conditions)
-        self._enforcement.record = FinishingRecord()
-        check_guidance(self.guidance, self.guidance_scale)
+        self._begin()
         for name in conditions.columns:
             if self._sdtype(name) == 'numerical':
                 numbers = finite_numbers(conditions[name], 'A fixed value', allow_missing=True)

@@ -13,12 +13,14 @@ from sdv.errors import NotFittedError, SynthesizerInputError
 from sdv.single_table.base import BaseSingleTableSynthesizer
 from tqdm import tqdm
 
+from sdv_constrained_diffusion.arguments import check_guidance, check_switch
 from sdv_constrained_diffusion.constraint_files import save_constraints
 from sdv_constrained_diffusion.constraints.base import Constraint
 from sdv_constrained_diffusion.constraints.diagnosis import TRAINING_ROWS, sentence
 from sdv_constrained_diffusion.constraints.system import check_form
 from sdv_constrained_diffusion.enforcement import TYPICAL, Enforcement, check_columns, typical_rows
 from sdv_constrained_diffusion.frames import as_delivered, held_by, in_units, moments_of, read_moments, written_moments
+from sdv_constrained_diffusion.guidance.record import FinishingRecord
 from sdv_constrained_diffusion.model import DiffusionModel, Guidance
 
 LOGGER = logging.getLogger(__name__)
@@ -210,6 +212,12 @@ class ConstrainedSynthesizer(BaseSingleTableSynthesizer, abc.ABC):
     def _moments(self) -> dict[str, str | None]:
         """The columns of moments, and how they are written where they are text."""
         return moments_of(self._described())
+
+    def _begin(self) -> None:
+        """A call that draws rows begins: checks what may be set after `fit`, and counts its rows anew."""
+        check_guidance(self.guidance, self.guidance_scale)
+        check_switch('projection', self.projection)
+        self._enforcement.record = FinishingRecord()
 
     def _guidance(self) -> Guidance | None:
         """What corrects the steps of sampling."""

@@ -4,6 +4,12 @@ import difflib
 from collections.abc import Iterable
 
 
+def close_names(name: str, available: Iterable[str]) -> list[str]:
+    """Up to three names that look like another, whatever their case; the closest comes first."""
+    by_lower = {each.lower(): each for each in available}
+    return [by_lower[each] for each in difflib.get_close_matches(name.lower(), by_lower, n=3)]
+
+
 class ConstrainedDiffusionError(Exception):
     """Base class of every error this package raises on its own account."""
 
@@ -25,7 +31,7 @@ class ColumnMissingError(ConstraintError):
             available: the columns the table has.
             hint: what the caller can pass instead; a general sentence when empty.
         """
-        close = difflib.get_close_matches(str(missing), [str(name) for name in available], n=3)
+        close = close_names(str(missing), map(str, available))
         looks = f' Columns that look close: {", ".join(map(repr, close))}.' if close else ''
         hint = hint or 'Rename the column, or name an existing one in the constraint.'
         return cls(f'{who} needs column {missing!r}, which the table lacks.{looks} {hint}')

@@ -14,6 +14,7 @@ from sdv_constrained_diffusion.arguments import (
     check_choice,
     check_epochs,
     check_guidance,
+    check_num_rows,
     check_positive,
     check_seconds,
     check_seed,
@@ -36,7 +37,6 @@ from sdv_constrained_diffusion.frames import (
     owned,
     read_moments,
 )
-from sdv_constrained_diffusion.guidance.record import FinishingRecord
 from sdv_constrained_diffusion.model import DiffusionModel
 
 
@@ -314,8 +314,8 @@ class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
         output_file_path: str | None = None,
         show_progress_bar: bool = True,
     ) -> pd.DataFrame:
-        self._enforcement.record = FinishingRecord()
-        check_guidance(self.guidance, self.guidance_scale)
+        check_num_rows(num_rows)
+        self._begin()
         if self._enforcement.all and not (self.verbose and sys.stderr.isatty()):
             show_progress_bar = False
         if num_rows == 0:

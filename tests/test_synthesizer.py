@@ -366,6 +366,20 @@ def test_a_misspelt_guidance_after_fit_is_named(fresh):
     assert "'guidance' must be one of" in str(caught.value)
 
 
+def test_a_projection_that_is_no_switch_after_fit_is_named(fresh):
+    fresh.projection = 'yes'
+    with pytest.raises(SynthesizerInputError) as caught:
+        fresh.sample(3)
+    assert "'projection' must be True or False; got 'yes'" in str(caught.value)
+
+
+@pytest.mark.parametrize('num_rows', [2.5, -1, '3', True])
+def test_a_number_of_rows_that_is_none_is_named(fresh, num_rows):
+    with pytest.raises(SynthesizerInputError) as caught:
+        fresh.sample(num_rows)
+    assert f"'num_rows' must be a whole number of at least 0; got {num_rows!r}" in str(caught.value)
+
+
 def test_adding_nothing_after_fit_changes_nothing(fresh):
     fresh.add_constraints([])
     assert residual(sample(fresh, 50)).max() <= 1e-9

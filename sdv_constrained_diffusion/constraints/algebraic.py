@@ -143,7 +143,7 @@ class Bounds(Constraint):
 
     def residual(self, table: TableView) -> Tensor:
         """The column itself, shape (row,)."""
-        return table[self.column]
+        return table[[self.column]][:, 0]
 
 
 @dataclass(eq=False)

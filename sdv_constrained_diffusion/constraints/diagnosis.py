@@ -14,7 +14,7 @@ from sdv_constrained_diffusion.constraints.base import Constraint, Misreading, T
 from sdv_constrained_diffusion.constraints.feasibility import NUM_WORST
 from sdv_constrained_diffusion.constraints.linearisation import Linearisation
 from sdv_constrained_diffusion.constraints.reading import Reading
-from sdv_constrained_diffusion.constraints.system import ConstraintSystem, check_form
+from sdv_constrained_diffusion.constraints.system import ConstraintSystem, check_form, quantity
 from sdv_constrained_diffusion.errors import ConstraintError, ConstraintMismatchError, LabelsError
 
 LEARNED, STEERING = 'learned', 'steering'
@@ -87,8 +87,8 @@ def sentence(found: Any, rows: str = TRAINING_ROWS) -> str:
     worst = f' (worst rows: {", ".join(map(str, named))})' if named else ''
     return (
         f'{found.constraint} ({found.kind}): {found.share_feasible:.1%} of the {rows} within '
-        f'{found.tolerance:.3g} {found.unit}; violation median {found.violation_median:.3g}, largest '
-        f'{found.violation_max:.3g} {found.unit}{worst}.'
+        f'{quantity(found.tolerance, found.unit, 3)}; violation median {found.violation_median:.3g}, largest '
+        f'{quantity(found.violation_max, found.unit, 3)}{worst}.'
     )
 
 
@@ -116,8 +116,8 @@ def refuse_contradictions(constraints: Iterable[Constraint], given: pd.DataFrame
             raise ConstraintError(
                 f'{constraint.name} cannot be obeyed by {len(broken)} of {len(given)} rows of fixed values, which '
                 f'leave none of its columns open: in row {rows.index[broken[0]]} {equation.name!r} is off by '
-                f'{float(violation[broken[0]].max()):.4g} {equation.unit}, its tolerance is {equation.tolerance:.4g} '
-                f'{equation.unit}. Mend the values, or leave a column open.'
+                f'{quantity(float(violation[broken[0]].max()), equation.unit)}, its tolerance is '
+                f'{quantity(equation.tolerance, equation.unit)}. Mend the values, or leave a column open.'
             )
 
 
@@ -158,8 +158,8 @@ def _diagnose(constraint: Constraint, data: pd.DataFrame, rows: str) -> dict[str
         if cause or _out_of_reach(system, residual):
             raise ConstraintMismatchError(
                 f'{constraint.name} holds in {int((excess <= 1).sum()) or "none"} of the {len(data)} {rows}: '
-                f'the median violation of {equation.name!r} is {found["violation_median"]:.4g} {equation.unit}, its '
-                f'tolerance {equation.tolerance:.4g} {equation.unit}. {cause or UNEXPLAINED}'
+                f'the median violation of {equation.name!r} is {quantity(found["violation_median"], equation.unit)}, '
+                f'its tolerance {quantity(equation.tolerance, equation.unit)}. {cause or UNEXPLAINED}'
             )
     values = system.values(data)
     if steering(system, values, Linearisation(system, values).equation_scale).any():

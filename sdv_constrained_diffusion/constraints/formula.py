@@ -124,9 +124,10 @@ def _parse(text: str) -> _Law:
     try:
         tree = ast.parse(readable, mode='eval').body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ConstraintError(
-            f'Formula cannot read {text!r}: {error}. Column names that are no identifiers go in backticks.'
-        ) from None
+        hint = 'Column names that are no identifiers go in backticks.'
+        if re.search('(?<![<>=!])=(?!=)', readable):
+            hint = "An equation is written with '=='."
+        raise ConstraintError(f'Formula cannot read {text!r}: {error}. {hint}') from None
     if not isinstance(tree, ast.Compare) or not all(isinstance(each, _COMPARISONS) for each in tree.ops):
         raise ConstraintError(f"Formula needs '==', '<=' or '>=' between its sides, and no other; it got {text!r}.")
     sides = [tree.left, *tree.comparators]

@@ -45,6 +45,11 @@ class Equation:
     tolerance: float
 
 
+def quantity(value: float, unit: str, digits: int = 4) -> str:
+    """A value with its unit, if it has one, as messages write it."""
+    return f'{value:.{digits}g} {unit}'.rstrip()
+
+
 class ConstraintSystem:
     """Constraints that hold together on one table.
 

@@ -272,17 +272,18 @@ class PreconditionedDenoiser(Denoiser):
         Of discrete columns it is their cross-entropy, see `Masking`; a known one has no loss.
         """
         t, known_share, usual = self._draw_times(len(x_0), generator)
-        numbers = self.layout.numbers(x_0)
-        eps = torch.randn(numbers.shape, generator=generator, dtype=x_0.dtype)
+        weights = next(self.backbone.parameters())
+        numbers = self.layout.numbers(x_0).to(weights.dtype)
+        eps = torch.randn(numbers.shape, generator=generator, dtype=numbers.dtype)
         sigma, hidden_share = self.schedule.noise(t[:, None]).sigma, self.schedule.hidden_share(t) * (1 - known_share)
-        x_t, known = numbers + sigma * eps, None
+        x_t, known = numbers + sigma.to(numbers) * eps, None
         if self.conditional:
-            known = torch.rand(numbers.shape, generator=generator, dtype=x_0.dtype) < known_share[:, None]
+            known = torch.rand(numbers.shape, generator=generator, dtype=numbers.dtype) < known_share[:, None]
             if self.drawn_first is not None:
                 known |= usual[:, None] & self.drawn_first
             x_t = torch.where(known, numbers, x_t)
         levels, hidden = self.masking.hide(x_0, hidden_share, generator)
-        noisy = torch.cat([x_t, levels], dim=1).to(next(self.backbone.parameters()))
+        noisy = torch.cat([x_t, levels.to(x_t)], dim=1).to(weights)
         scales, along, F, logits = self._outputs(noisy, t, known)
         target = self._target(numbers.to(noisy), scales, along)
         return _mean_over_columns(

@@ -262,9 +262,12 @@ def evenly_spread(num_rows: int, num_places: int, generator: torch.Generator) ->
     if not 0 < num_places <= SobolEngine.MAXDIM:
         return torch.rand(num_rows, num_places, generator=generator, dtype=torch.float64)
     seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
-    points = SobolEngine(num_places, scramble=True, seed=seed).draw(num_rows, dtype=torch.float64)
-    middle = 0.5 ** (SobolEngine.MAXBIT + 1)  # of a cell; the first point comes in single precision, and may be 1
-    return (points + middle).clamp(max=1 - middle)[torch.randperm(num_rows, generator=generator)]
+    engine = SobolEngine(num_places, scramble=True, seed=seed)
+    first = engine.quasi.double() / 2**SobolEngine.MAXBIT  # `draw` rounds it to single precision
+    points = engine.draw(num_rows, dtype=torch.float64)
+    points[0] = first
+    middle = 0.5 ** (SobolEngine.MAXBIT + 1)  # of a cell
+    return (points + middle)[torch.randperm(num_rows, generator=generator)]
 
 
 def latin_hypercube(num_rows: int, num_places: int, generator: torch.Generator) -> Float[Tensor, 'row place']:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sdv_constrained_diffusion._types import Residuals, Table
-from sdv_constrained_diffusion.constraints.system import ConstraintSystem
+from sdv_constrained_diffusion.constraints.system import ConstraintSystem, quantity
 from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.guidance.projection import Projected, ResultCode
 
@@ -100,5 +100,6 @@ class FinishingRecord:
         row = int(excess.argmin())
         equation = system.equations[int(worst[row])]
         if float(excess[row]) < self._nearest[0]:
-            said = f'{equation.name!r} by {float(violation[row, int(worst[row])]):.4g} {equation.unit}'
-            self._nearest = float(excess[row]), f'{said} (tolerance {equation.tolerance:.4g} {equation.unit})'
+            said = f'{equation.name!r} by {quantity(float(violation[row, int(worst[row])]), equation.unit)}'
+            tolerance = quantity(equation.tolerance, equation.unit)
+            self._nearest = float(excess[row]), f'{said} (tolerance {tolerance})'

@@ -243,6 +243,11 @@ def solve(net: Any, who: str, **options: Any) -> Any:
         MissingExtraError: pandapower is not installed.
     """
     pandapower = import_pandapower(who)
+    if not isinstance(net, pandapower.pandapowerNet):
+        raise GridError(
+            f'{who} needs a pandapowerNet, but got {type(net).__name__} {str(net)[:40]!r}. Networks of '
+            'pandapower.networks, and files, are read by read_network.'
+        )
     solved = strip_options(copy.deepcopy(net))
     _reject_unsupported(solved, who)
     try:

@@ -61,6 +61,12 @@ def test_a_column_the_view_lacks_is_named_with_its_close_match(read):
         read(view)
 
 
+def test_close_names_are_found_whatever_their_case():
+    view = TableView(('Gen_MW', 'LOAD_MW'), table().values[:, :2], 'balance')
+    with pytest.raises(ColumnMissingError, match=r"column 'gen_mw'.*look close: 'Gen_MW'"):
+        view['gen_mw']
+
+
 def test_private_names_are_no_columns():
     # copy and pickle ask objects for such names before any column exists.
     with pytest.raises(AttributeError, match='_repr_html_'):

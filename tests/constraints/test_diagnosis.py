@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from cases import case, operating_points
+from sdv_constrained_diffusion.constraints.algebraic import Bounds
 from sdv_constrained_diffusion.constraints.base import FunctionConstraint, Misreading, TableView, constraint
-from sdv_constrained_diffusion.constraints.diagnosis import diagnose
+from sdv_constrained_diffusion.constraints.diagnosis import diagnose, refuse_contradictions, sentence
+from sdv_constrained_diffusion.constraints.formula import Formula
 from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError, ConstraintMismatchError, DataError
 from sdv_constrained_diffusion.power.constraints import PowerFlow
 
@@ -237,6 +239,19 @@ def test_missing_values_of_nullable_columns_are_refused():
 def test_text_is_refused_with_its_column():
     with pytest.raises(DataError, match=r"balance needs numbers in column 'b'; it is object, and row \d+ holds 'n/a'"):
         diagnose([balance], differences(0.0, 0.0).assign(b=['n/a', 0.0]))
+
+
+def test_limits_of_a_column_of_labels_are_refused_with_it():
+    with pytest.raises(ConstraintError, match="a <= 1 needs numbers in column 'a', which holds labels"):
+        diagnose([Bounds('a', upper=1)], pd.DataFrame({'a': ['few', 'many']}))
+
+
+def test_a_value_without_a_unit_ends_where_it_ends():
+    data = pd.DataFrame({'a': [0.5, 0.75], 'b': [1.0, 1.0]})
+    found = next(diagnose([Formula('a == b')], data).itertuples())
+    assert 'within 1e-06; violation median' in sentence(found)
+    with pytest.raises(ConstraintError, match=r'is off by 0\.5, its tolerance is 1e-06\. Mend'):
+        refuse_contradictions([Formula('a == b')], data)
 
 
 def test_text_below_numbers_is_refused_with_its_row():

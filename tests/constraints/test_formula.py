@@ -120,6 +120,11 @@ def test_anything_else_is_refused_without_being_run(text):
         Formula(text)
 
 
+def test_an_equation_with_one_equals_sign_is_told_of_two():
+    with pytest.raises(ConstraintError, match="An equation is written with '=='"):
+        Formula('a = b')
+
+
 def test_a_sum_of_two_hundred_columns_is_read():
     names = [f'x{i}' for i in range(200)]
     law = Formula(' + '.join(names) + ' == 100')

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from torch.quasirandom import SobolEngine
@@ -329,6 +329,7 @@ def test_the_generator_is_the_only_randomness(sampler, seed):
 
 
 @settings(deadline=None)
+@example(power=9, num_places=350, seed=985)  # single precision would lift a place of the first point into the next part
 @given(power=st.integers(0, 10), num_places=st.integers(1, 600), seed=st.integers(0, 1000))
 def test_places_are_as_even_as_rows_can_be(power, num_places, seed):
     """Over 2^k rows each place has one row in every 2^k-th part of the interval, and none is 0 or 1."""

@@ -193,6 +193,11 @@ def test_a_power_flow_that_fails_says_what_pandapower_said():
         Grid.from_pandapower(net)
 
 
+def test_a_name_in_place_of_a_network_is_refused():
+    with pytest.raises(GridError, match=r"Grid\.from_pandapower needs a pandapowerNet, .*str 'case5'.*read_network"):
+        Grid.from_pandapower('case5')
+
+
 def test_a_network_without_slack_is_refused():
     net = two_buses()
     net.ext_grid['in_service'] = False
