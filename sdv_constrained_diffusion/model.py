@@ -288,8 +288,15 @@ class DiffusionModel:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Weights go back to the device they were trained on, if there is one."""
         self.__dict__ = state
-        if self.denoiser is not None and self._device == 'cuda' and torch.cuda.is_available():
+        if self.denoiser is not None and self._device == accelerator():
             self.denoiser.to(self._device)
+
+
+def accelerator() -> str:
+    """The device that trains and samples where one may be used: 'cuda', 'mps', or 'cpu' where there is neither."""
+    if torch.cuda.is_available():
+        return 'cuda'
+    return 'mps' if torch.backends.mps.is_available() else 'cpu'
 
 
 def _held_out(num_rows: int, layout: Layout, plan: TrainingPlan, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,6 @@ import sys
 from typing import Any, ClassVar
 
 import pandas as pd
-import torch
 from rdt.transformers import FloatFormatter, UnixTimestampEncoder
 from sdv.errors import SamplingError
 
@@ -37,7 +36,7 @@ from sdv_constrained_diffusion.frames import (
     owned,
     read_moments,
 )
-from sdv_constrained_diffusion.model import DiffusionModel
+from sdv_constrained_diffusion.model import DiffusionModel, accelerator
 
 
 class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
@@ -73,7 +72,7 @@ class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
             totals), which synthetic rows then obey, too.
         seed: makes `fit` repeatable.
         verbose: show progress of training on a terminal, and what was found about constraints.
-        enable_gpu: train and sample on a CUDA device if there is one.
+        enable_gpu: train and sample on a GPU if there is one, by CUDA or Apple's MPS.
 
     Raises:
         SynthesizerInputError: an argument is out of its range.
@@ -250,7 +249,7 @@ class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
             discrete=discrete | self._labels(),
             continuous=guided,
             seed=self.seed,
-            device='cuda' if self.enable_gpu and torch.cuda.is_available() else 'cpu',
+            device=accelerator() if self.enable_gpu else 'cpu',
             verbose=self.verbose,
         )
         self._report_training(self._model.record)

@@ -2,8 +2,9 @@
 
 Under `Device`, modules and tensors go there by `.to(NAME)`, as to a GPU by `.to('cuda')`, and come back by `.cpu()`.
 As on CUDA, a tensor of another device is an error in an operation, but for a scalar, the source of `copy_` and what
-`tensor[...]` takes for an index; so is the processor's generator. CUDA is stricter: it takes scalars only in operations
-element by element, and lacks some kernels that the processor has.
+`tensor[...]` takes for an index; so is the processor's generator. As on Apple's MPS, double precision is an error:
+numbers must be rounded before they go there, and be widened after they came back. CUDA is stricter than this device: it
+takes scalars only in operations element by element, and lacks some kernels that the processor has.
 """
 
 from typing import Any
@@ -27,6 +28,8 @@ class Elsewhere(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> 'Elsewhere':
+        if held.dtype == torch.float64:
+            raise TypeError('the device has no double precision')
         made = Tensor._make_wrapper_subclass(cls, held.shape, strides=held.stride(), dtype=held.dtype, device=NAME)
         made.held = held
         return made
@@ -46,12 +49,16 @@ class Device(TorchDispatchMode):
 def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     name = func.overloadpacket.__name__
     if name == 'copy_':
+        if args[0].dtype == torch.float64 and not _is_here(args[1]):
+            raise TypeError('the device has no double precision')
         _held(args[0]).copy_(_held(args[1]))
         return args[0]
     there = any(isinstance(leaf, Elsewhere) for leaf in tree_leaves((args, kwargs)))
     met = (args[0], args[2:]) if name in INDEXING else (args, kwargs)
     if there and any(_is_here(leaf) and leaf.dim() for leaf in tree_leaves(met)):
         raise RuntimeError(f'{name} got tensors of two devices')
+    if there and kwargs.get('dtype') == torch.float64:
+        raise TypeError('the device has no double precision')
     if kwargs.get('device') is not None:
         there = torch.device(kwargs['device']).type == NAME
         kwargs = kwargs | {'device': 'cpu'}

@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from sdv_constrained_diffusion._types import NumberMask, Numbers, PerRow
+from sdv_constrained_diffusion.diffusion.precision import matching
 
 SMALLEST = 1e-8
 """Variances below this are taken for it, so that what the network sees stays finite; columns have about 1."""
@@ -38,8 +39,11 @@ class Scales(NamedTuple):
     outside: Numbers
 
 
-class PrincipalAxes(nn.Module):
-    """Mean, directions and variances of the clean numbers; each column by itself until they are measured."""
+class PrincipalAxes:
+    """Mean, directions and variances of the clean numbers; each column by itself until they are measured.
+
+    They stay on the processor, in double precision.
+    """
 
     mean: Float[Tensor, ' number']
     directions: Float[Tensor, 'number axis']
@@ -47,31 +51,28 @@ class PrincipalAxes(nn.Module):
 
     def __init__(self, num_numbers: int) -> None:
         """Begins with columns of mean 0 and variance 1 that do not depend on each other."""
-        super().__init__()
-        self.register_buffer('mean', torch.zeros(num_numbers, dtype=torch.float64))
-        self.register_buffer('directions', torch.eye(num_numbers, dtype=torch.float64))
-        self.register_buffer('variances', torch.ones(num_numbers, dtype=torch.float64))
+        self.mean = torch.zeros(num_numbers, dtype=torch.float64)
+        self.directions = torch.eye(num_numbers, dtype=torch.float64)
+        self.variances = torch.ones(num_numbers, dtype=torch.float64)
 
     def measure(self, numbers: Numbers) -> None:
         """Takes the axes of some clean rows."""
         if len(numbers) < 2 or not numbers.shape[1]:
             return
-        variances, directions = torch.linalg.eigh(torch.cov(numbers.T).reshape(numbers.shape[1], -1))
-        self.mean.copy_(numbers.mean(0))
-        self.directions.copy_(directions)
-        self.variances.copy_(variances.clamp(min=SMALLEST))
+        variances, self.directions = torch.linalg.eigh(torch.cov(numbers.T).reshape(numbers.shape[1], -1))
+        self.mean, self.variances = numbers.mean(0), variances.clamp(min=SMALLEST)
 
     def along(self, numbers: Numbers) -> Numbers:
-        """Coordinates along the axes, shape (row, axis), in the precision of the numbers."""
-        return self.rotated(numbers - self.mean.to(numbers))
+        """Coordinates along the axes, shape (row, axis), in the precision of the numbers, on their device."""
+        return self.rotated(numbers - matching(self.mean, numbers))
 
     def rotated(self, differences: Numbers) -> Numbers:
         """Differences of numbers in the axes' coordinates, shape (row, axis)."""
-        return differences @ self.directions.to(differences)
+        return differences @ matching(self.directions, differences)
 
     def back(self, coordinates: Numbers) -> Numbers:
         """The inverse of `along`."""
-        return coordinates @ self.directions.to(coordinates).T + self.mean.to(coordinates)
+        return coordinates @ matching(self.directions, coordinates).T + matching(self.mean, coordinates)
 
     def noised(self, z: Numbers, sigma: Tensor, known: Bool[Tensor, 'row number'] | None = None) -> Numbers:
         r"""Standard normal coordinates -> normal numbers about the rows' mean, of their covariance, with noise added.
@@ -121,7 +122,7 @@ class PrincipalAxes(nn.Module):
         `c_{skip} = \lambda / (\lambda + \sigma^2)`, `c_{in} = (\lambda + \sigma^2)^{-1/2}`,
         `c_{out} = \sigma \sqrt\lambda c_{in}`.
         """
-        variances = self.variances.to(sigma)
+        variances = matching(self.variances, sigma)
         inside = (variances + sigma**2).rsqrt()
         return Scales(variances * inside**2, inside, sigma * variances.sqrt() * inside)
 

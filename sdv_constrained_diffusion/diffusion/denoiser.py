@@ -30,6 +30,7 @@ from sdv_constrained_diffusion.diffusion.axes import PrincipalAxes, Scales
 from sdv_constrained_diffusion.diffusion.independence import independent_numbers
 from sdv_constrained_diffusion.diffusion.masking import Masking
 from sdv_constrained_diffusion.diffusion.neighbourhoods import NeighbourhoodMLPs
+from sdv_constrained_diffusion.diffusion.precision import matching
 from sdv_constrained_diffusion.diffusion.schedule import Schedule
 
 NUM_LEVELS = 16
@@ -156,8 +157,6 @@ class PreconditionedDenoiser(Denoiser):
     """
 
     masking: Masking
-    gains: Tensor
-    levels: Tensor
     knots: Tensor
 
     def __init__(
@@ -192,15 +191,16 @@ class PreconditionedDenoiser(Denoiser):
         self.independent_first = independent_first
         self.register_buffer('knots', torch.tensor(knots))
         self.neighbourhoods = neighbourhoods
-        self.register_buffer('levels', _levels(schedule))
-        self.register_buffer('gains', torch.ones(2, NUM_LEVELS, layout.num_numbers, dtype=torch.float64))
+        # Statistics, as the axes are: on the processor, in double precision.
+        self.levels = _levels(schedule)
+        self.gains = torch.ones(2, NUM_LEVELS, layout.num_numbers, dtype=torch.float64)
 
     def measure(self, numbers: Numbers) -> None:
         """Takes the principal axes of the clean rows' numbers, the noise that hides them, each number's neighbours."""
         self.axes.measure(numbers)
         if len(self.axes.variances):
             self.schedule = self.schedule.reaching(float(self.axes.variances.max().sqrt()))
-            self.levels.copy_(_levels(self.schedule))
+            self.levels = _levels(self.schedule)
         if self.neighbourhoods is not None:
             self.neighbourhoods.measure(numbers)
         if self.independent_first:
@@ -217,7 +217,7 @@ class PreconditionedDenoiser(Denoiser):
         """
         for case, known in enumerate([None] if self.drawn_first is None else [None, self.drawn_first]):
             for level, log_sigma in enumerate(self.levels):
-                self.gains[case, level] = self._gain_at(x_0, log_sigma.exp().cpu(), known, generator)
+                self.gains[case, level] = self._gain_at(x_0, log_sigma.exp(), known, generator)
 
     def _gain_at(self, x_0: Rows, sigma: Tensor, known: NumberMask | None, generator: torch.Generator) -> Tensor:
         """The gain of each axis at one noise, with some numbers known or none, shape (axis,)."""
@@ -228,11 +228,11 @@ class PreconditionedDenoiser(Denoiser):
         if known is not None:
             known = known.expand_as(numbers)
             x_t = torch.where(known, numbers, x_t)
-        noisy = torch.cat([x_t, seen], dim=1).to(next(self.backbone.parameters()))
+        noisy = matching(torch.cat([x_t, seen], dim=1), next(self.backbone.parameters()))
         scales, along, F, _ = self._outputs(noisy, t, known)
-        target = self._target(numbers.to(noisy), scales, along)
-        power = F.square().sum(0).double()
-        gain = (F * target).sum(0).double() / torch.where(power > 0, power, 1.0)
+        target = self._target(matching(numbers, noisy), scales, along)
+        power, product = (matching(each.sum(0), numbers) for each in (F.square(), F * target))
+        gain = product / torch.where(power > 0, power, 1.0)
         return torch.where(power > 0, gain, 1.0).clamp(0, 1)
 
     def prior(self, z: Numbers, t: Tensor, known: FeatureMask | None = None) -> Numbers:
@@ -251,15 +251,15 @@ class PreconditionedDenoiser(Denoiser):
     def forward(self, x_t: Rows, t: Times, known: FeatureMask | None = None) -> Rows:
         """The estimate of Karras et al. (2022); known numbers as they are."""
         known_numbers = self.layout.numbers(known) if known is not None and self.conditional else None
-        seen = x_t.to(next(self.backbone.parameters()))
+        seen = matching(x_t, next(self.backbone.parameters()))
         shared = t[:1] if len(t) and (t == t[0]).all() else t
         scales, along, F, logits = self._outputs(seen, shared, known_numbers)
         if known is None:
-            F = F * self._gains(0, shared).to(F)
+            F = F * matching(self._gains(0, shared), F)
         elif known_numbers is not None and self.drawn_first is not None:
             usual = (known_numbers == self.drawn_first).all(1, keepdim=True).to(F.device)
-            F = torch.where(usual, F * self._gains(1, shared).to(F), F)
-        x0_hat = self.axes.back(scales.skip * along + scales.outside * F).to(x_t)
+            F = torch.where(usual, F * matching(self._gains(1, shared), F), F)
+        x0_hat = matching(self.axes.back(scales.skip * along + scales.outside * F), x_t)
         if known_numbers is not None:
             clean, evident = self.layout.numbers(x_t), self._evident(known_numbers)
             x0_hat = self.axes.regressed(x0_hat, clean, evident, self.schedule.noise(t).sigma)
@@ -287,7 +287,7 @@ class PreconditionedDenoiser(Denoiser):
         scales, along, F, logits = self._outputs(noisy, t, known)
         target = self._target(numbers.to(noisy), scales, along)
         return _mean_over_columns(
-            (F - target).square().to(x_0), self.masking.cross_entropy(logits.to(x_0), x_0, hidden)
+            matching((F - target).square(), x_0), self.masking.cross_entropy(matching(logits, x_0), x_0, hidden)
         )
 
     def _target(self, numbers: Numbers, scales: Scales, along: Numbers) -> Numbers:
@@ -298,8 +298,8 @@ class PreconditionedDenoiser(Denoiser):
         """Gains at some times, linear in the logarithm of the noise, shape (time, axis)."""
         gains = self.gains[case]
         first, last = self.levels[0], self.levels[-1]
-        sigma = self.schedule.noise(t).sigma.to(self.levels)
-        place = ((sigma.log() - first) / (last - first) * (len(self.levels) - 1)).clamp(0, len(self.levels) - 1)
+        share = (self.schedule.noise(t).sigma.log() - first) / (last - first)
+        place = share.clamp(0, 1) * (len(self.levels) - 1)
         low = place.long().clamp(max=len(self.levels) - 2)
         return torch.lerp(gains[low], gains[low + 1], (place - low)[:, None])
 
@@ -336,7 +336,8 @@ class PreconditionedDenoiser(Denoiser):
             known: which numbers are known, shape (row, number); None for none.
         """
         numbers, levels = self.layout.split(x_t)
-        sigma, time = self.schedule.noise(t[:, None]).sigma.to(x_t), self.schedule.time_feature(t).to(x_t)
+        sigma = matching(self.schedule.noise(t[:, None]).sigma, x_t)
+        time = matching(self.schedule.time_feature(t), x_t)
         scales, along = self.axes.scales(sigma), self.axes.along(numbers)
         linear, noisy = self.axes.back(scales.skip * along), numbers * (1 + sigma**2).rsqrt()
         flags = torch.zeros_like(numbers)
@@ -368,4 +369,4 @@ def _mean_over_columns(squares: Numbers, cross_entropy: Tensor) -> PerRow:
 def _apply(backbone: nn.Module, rows: Inputs, time_feature: Times) -> Rows:
     """Calls the backbone in its own precision, on its own device."""
     parameter = next(backbone.parameters())
-    return backbone(rows.to(parameter), time_feature.to(parameter)).to(rows)
+    return matching(backbone(matching(rows, parameter), matching(time_feature, parameter)), rows)

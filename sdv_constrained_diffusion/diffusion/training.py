@@ -319,7 +319,8 @@ def _running_mean(ema: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], T
     """Exponential mean of the weights whose memory grows with the run, so that short runs forget their start."""
 
     def update(averaged: Sequence[Tensor], current: Sequence[Tensor], num_averaged: Tensor | int) -> None:
-        decay = min(ema, (1 + float(num_averaged)) / (10 + float(num_averaged)))
+        before = float(num_averaged)
+        decay = min(ema, (1 + before) / (10 + before))
         torch._foreach_lerp_(list(averaged), list(current), 1 - decay)
 
     return update

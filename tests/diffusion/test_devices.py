@@ -28,6 +28,9 @@ def test_two_devices_do_not_mix():
     for operation in (torch.add, torch.dot, lambda one, other: torch.cat([one, other])):
         with pytest.raises(RuntimeError, match='two devices'):
             operation(there, here)
+    for doubles in (there.double, lambda: there.to('cpu', torch.float64), lambda: here.double().copy_(there)):
+        with pytest.raises(TypeError, match='no double precision'):
+            doubles()
     first = torch.tensor([0])
     with pytest.raises(RuntimeError, match='two devices'):
         here[there > 0]
@@ -68,7 +71,8 @@ def test_weights_elsewhere_learn_and_draw_as_here(name, num_numbers, monkeypatch
             preset.sampler.sample(denoiser, 20, rows.shape[1], generator, given)
             for given in (None, Given(rows[:20], known))
         ]
-        return [*slopes, *denoiser.state_dict().values()], [loss.detach(), *drawn]
+        statistics = [denoiser.gains] if name == 'default' else []
+        return [*slopes, *denoiser.state_dict().values()], [loss.detach(), *statistics, *drawn]
 
     learned, drawn = learned_and_drawn(here)
     with Device():
