@@ -21,8 +21,8 @@ def filled(rows: Tensor) -> Tensor:
     return rows if not missing else torch.cat([rows, rows[-1:].expand(min(missing, missing * len(rows)), -1)])
 
 
-def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """Results of the work on each item, in their order: on as many items at once as torch has threads.
+def in_threads(work: Callable[[Item], Result], items: Iterable[Item], most: int | None = None) -> list[Result]:
+    """Results of the work on each item, in their order: on as many items at once as torch has threads, or `most`.
 
     Each is done by one thread, so that the results are the same bits with any number of threads. Gradients are off.
     """
@@ -36,7 +36,7 @@ def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Re
         return [alone(item) for item in items]
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(min(threads, most or threads)) as pool:
             return list(pool.map(alone, items))
     finally:
         torch.set_num_threads(threads)

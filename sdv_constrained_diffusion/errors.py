@@ -4,10 +4,13 @@ import difflib
 from collections.abc import Iterable
 
 
-def close_names(name: str, available: Iterable[str]) -> list[str]:
-    """Up to three names that look like another, whatever their case; the closest comes first."""
-    by_lower = {each.lower(): each for each in available}
-    return [by_lower[each] for each in difflib.get_close_matches(name.lower(), by_lower, n=3)]
+def close_names(name: str, available: Iterable[str], most: int = 3) -> list[str]:
+    """Names that look like another, whatever their case, the closest first."""
+    by_lower: dict[str, list[str]] = {}
+    for each in available:
+        by_lower.setdefault(each.lower(), []).append(each)
+    close = difflib.get_close_matches(name.lower(), by_lower, n=most)
+    return [each for lower in close for each in by_lower[lower]][:most]
 
 
 class ConstrainedDiffusionError(Exception):

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sdv_constrained_diffusion._batches import in_threads
+from sdv_constrained_diffusion._batches import Item, Result, in_threads
 from sdv_constrained_diffusion._layout import Layout
 from sdv_constrained_diffusion._types import Table
 from sdv_constrained_diffusion.diffusion.denoiser import Denoiser
+from sdv_constrained_diffusion.diffusion.devices import is_available
 from sdv_constrained_diffusion.diffusion.presets import Preset, is_small
 from sdv_constrained_diffusion.diffusion.sampler import Given
 from sdv_constrained_diffusion.diffusion.training import TrainingPlan, TrainingRecord, train
@@ -206,7 +207,7 @@ class DiffusionModel:
         waiting = [] if self._waiting is None else [self._waiting]
         missing = max(math.ceil((num_rows - sum(map(len, waiting))) / BLOCK), 0)
         generators = [self._next_generator() for _ in range(missing)]
-        values = torch.cat([*waiting, *in_threads(lambda each: self._draw_block(guidance, each), generators)])
+        values = torch.cat([*waiting, *self._each(lambda each: self._draw_block(guidance, each), generators)])
         self._waiting = values[num_rows:].clone()
         return self.encoder.frame(values[:num_rows])
 
@@ -232,7 +233,11 @@ class DiffusionModel:
             return self._draw_block(guidance, generator, given)[: len(part)]
 
         parts = [(part, self._next_generator()) for part in encoder.values(known).split(BLOCK)]
-        return self.encoder.frame(torch.cat(in_threads(lambda each: completed(*each), parts)))
+        return self.encoder.frame(torch.cat(self._each(lambda each: completed(*each), parts)))
+
+    def _each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Results of the work on each item; several at once, but where weights are on MPS, which takes one thread."""
+        return in_threads(work, items, most=1 if self._device == 'mps' else None)
 
     def draw_apart(self, num_rows: int, guidance: Guidance | None = None) -> pd.DataFrame:
         """Rows as `sample` draws them, always the same and without touching its stream; arguments as there."""
@@ -288,15 +293,8 @@ class DiffusionModel:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Weights go back to the device they were trained on, if there is one."""
         self.__dict__ = state
-        if self.denoiser is not None and self._device == accelerator():
+        if self.denoiser is not None and is_available(self._device):
             self.denoiser.to(self._device)
-
-
-def accelerator() -> str:
-    """The device that trains and samples where one may be used: 'cuda', 'mps', or 'cpu' where there is neither."""
-    if torch.cuda.is_available():
-        return 'cuda'
-    return 'mps' if torch.backends.mps.is_available() else 'cpu'
 
 
 def _held_out(num_rows: int, layout: Layout, plan: TrainingPlan, generator: torch.Generator) -> tuple[Tensor, Tensor]:

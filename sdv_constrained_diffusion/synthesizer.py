@@ -12,12 +12,14 @@ from sdv_constrained_diffusion._numbers import finite_numbers
 from sdv_constrained_diffusion.arguments import (
     check_choice,
     check_epochs,
+    check_gpu,
     check_guidance,
     check_num_rows,
     check_positive,
     check_seconds,
     check_seed,
     check_switch,
+    device_of,
 )
 from sdv_constrained_diffusion.conditional import ConditionalSynthesizer
 from sdv_constrained_diffusion.constraints.diagnosis import diagnose
@@ -36,7 +38,7 @@ from sdv_constrained_diffusion.frames import (
     owned,
     read_moments,
 )
-from sdv_constrained_diffusion.model import DiffusionModel, accelerator
+from sdv_constrained_diffusion.model import DiffusionModel
 
 
 class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
@@ -72,7 +74,7 @@ class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
             totals), which synthetic rows then obey, too.
         seed: makes `fit` repeatable.
         verbose: show progress of training on a terminal, and what was found about constraints.
-        enable_gpu: train and sample on a GPU if there is one, by CUDA or Apple's MPS.
+        enable_gpu: train and sample on a CUDA device if there is one; 'mps' asks for Apple's GPU.
 
     Raises:
         SynthesizerInputError: an argument is out of its range.
@@ -96,7 +98,7 @@ class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
         discover_laws: bool = True,
         seed: int | None = None,
         verbose: bool = False,
-        enable_gpu: bool = True,
+        enable_gpu: bool | str = True,
     ) -> None:
         super().__init__(metadata, enforce_min_max_values, enforce_rounding, locales)
         if not isinstance(preset, Preset):
@@ -107,8 +109,9 @@ class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
         check_guidance(guidance, guidance_scale)
         check_seed(seed)
         switches = {'projection': projection, 'discover_laws': discover_laws}
-        for switch, value in {**switches, 'verbose': verbose, 'enable_gpu': enable_gpu}.items():
+        for switch, value in {**switches, 'verbose': verbose}.items():
             check_switch(switch, value)
+        check_gpu(enable_gpu)
         self.preset = preset
         self.epochs = epochs
         self.batch_size = batch_size
@@ -230,6 +233,7 @@ class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
             self._data_processor._update_transformers_by_sdtypes(sdtype, transformer)
 
     def _fit(self, processed_data: pd.DataFrame) -> None:
+        device = device_of(self.enable_gpu)
         preset = self.preset if isinstance(self.preset, Preset) else PRESETS[self.preset]()
         plan = dataclasses.replace(preset.plan, batch_size=self.batch_size or preset.plan.batch_size)
         if self.epochs != 'auto':
@@ -249,7 +253,7 @@ class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
             discrete=discrete | self._labels(),
             continuous=guided,
             seed=self.seed,
-            device=accelerator() if self.enable_gpu else 'cpu',
+            device=device,
             verbose=self.verbose,
         )
         self._report_training(self._model.record)

@@ -39,6 +39,13 @@ def test_with_one_thread_there_is_no_other(threads):
     assert in_threads(abs, []) == []
 
 
+def test_items_are_done_one_after_another_where_that_is_asked_for(threads):
+    threads(3)
+    done = in_threads(lambda item: (item, threading.get_ident()), range(20), most=1)
+    assert [item for item, _ in done] == list(range(20))
+    assert len({ident for _, ident in done}) == 1
+
+
 def test_an_error_in_a_thread_is_the_callers_and_the_number_of_threads_is_put_back(threads):
     threads(2)
 

@@ -21,6 +21,7 @@ from sdv.errors import InvalidDataError, NotFittedError, RefitWarning, SamplingE
 from sdv.sampling import Condition
 
 from mixed_table import CATEGORIES, make_synthesizer, mixed_metadata, mixed_table
+from sdv_constrained_diffusion.diffusion.devices import is_available
 from sdv_version import (
     IN_DICTS,
     TABLE,
@@ -340,6 +341,22 @@ def test_another_process_loads_it_and_draws_the_same_rows(fresh, tmp_path):
     rows, losses = loaded_elsewhere(fresh, tmp_path)
     pd.testing.assert_frame_equal(rows, sample(fresh, 40))
     pd.testing.assert_frame_equal(losses, fresh.get_loss_values())
+
+
+@pytest.mark.parametrize('device', ['cuda', 'mps'])
+def test_a_model_of_a_device_that_is_not_here_draws_on_the_processor(fresh, tmp_path, device):
+    if is_available(device):
+        pytest.skip(f'{device} is here')
+    fresh._model._device = device
+    rows, _ = loaded_elsewhere(fresh, tmp_path)
+    fresh._model._device = 'cpu'
+    pd.testing.assert_frame_equal(rows, sample(fresh, 40))
+
+
+@pytest.mark.skipif(is_available('mps'), reason='needs a machine without MPS')
+def test_a_gpu_that_is_asked_for_must_be_here(table):
+    with pytest.raises(SynthesizerInputError, match="enable_gpu='mps' needs Apple's"):
+        fit(make_synthesizer(table, enable_gpu='mps'), table)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')

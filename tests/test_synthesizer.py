@@ -231,6 +231,8 @@ def test_fixed_values_on_free_and_guided_columns_hold_together_with_the_constrai
         ({'guidance_scale': -1.0}, "'guidance_scale' must be .* got -1.0"),
         ({'guidance_scale': None}, "'guidance_scale' must be .* got None"),
         ({'seed': -1}, "'seed' must be .* got -1"),
+        ({'seed': True}, "'seed' must be .* got True"),
+        ({'enable_gpu': 'rocm'}, "'enable_gpu' must be True, False or 'mps'; got 'rocm'"),
         ({'projection': 'no'}, "'projection' must be True or False; got 'no'"),
         ({'preset': ['paper']}, "'preset' must be one of"),
     ],
@@ -278,7 +280,7 @@ def test_auto_epochs_hold_rows_out_and_report_their_loss(data, capsys):
     small = Preset(
         'quantile',
         lambda layout, _: PreconditionedDenoiser(ResidualMLP(layout.num_features, 32, 1), EDMSchedule(), layout),
-        TrainingPlan(epochs=None, max_steps=20_000, learning_rate=0.005, decay='trapezoid', patience=0.4),
+        TrainingPlan(epochs=None, max_steps=20_000, learning_rate=0.005, decay='trapezoid', patience=0.5),
         MultistepSampler(10),
     )
     synthesizer = make_synthesizer(data, [], epochs='auto', preset=small, verbose=True)

@@ -143,7 +143,7 @@ class Bounds(Constraint):
 
     def residual(self, table: TableView) -> Tensor:
         """The column itself, shape (row,)."""
-        return table[[self.column]][:, 0]
+        return table[[self.column]][:, 0]  # asked for in a list, labels are refused
 
 
 @dataclass(eq=False)

@@ -125,7 +125,9 @@ def _parse(text: str) -> _Law:
         tree = ast.parse(readable, mode='eval').body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         hint = 'Column names that are no identifiers go in backticks.'
-        if re.search('(?<![<>=!])=(?!=)', readable):
+        if re.search('=[<>]', readable):
+            hint = "The limits are written '<=' and '>='."
+        elif re.search('(?<![<>=!:])=(?!=)', readable):
             hint = "An equation is written with '=='."
         raise ConstraintError(f'Formula cannot read {text!r}: {error}. {hint}') from None
     if not isinstance(tree, ast.Compare) or not all(isinstance(each, _COMPARISONS) for each in tree.ops):

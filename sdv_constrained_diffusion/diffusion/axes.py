@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sdv_constrained_diffusion._types import NumberMask, Numbers, PerRow
-from sdv_constrained_diffusion.diffusion.precision import matching
+from sdv_constrained_diffusion.diffusion.devices import matching
 
 SMALLEST = 1e-8
 """Variances below this are taken for it, so that what the network sees stays finite; columns have about 1."""
@@ -59,6 +59,7 @@ class PrincipalAxes:
         """Takes the axes of some clean rows."""
         if len(numbers) < 2 or not numbers.shape[1]:
             return
+        numbers = numbers.double()
         variances, self.directions = torch.linalg.eigh(torch.cov(numbers.T).reshape(numbers.shape[1], -1))
         self.mean, self.variances = numbers.mean(0), variances.clamp(min=SMALLEST)
 

@@ -27,10 +27,10 @@ from sdv_constrained_diffusion._types import (
     Times,
 )
 from sdv_constrained_diffusion.diffusion.axes import PrincipalAxes, Scales
+from sdv_constrained_diffusion.diffusion.devices import matching
 from sdv_constrained_diffusion.diffusion.independence import independent_numbers
 from sdv_constrained_diffusion.diffusion.masking import Masking
 from sdv_constrained_diffusion.diffusion.neighbourhoods import NeighbourhoodMLPs
-from sdv_constrained_diffusion.diffusion.precision import matching
 from sdv_constrained_diffusion.diffusion.schedule import Schedule
 
 NUM_LEVELS = 16
@@ -147,6 +147,9 @@ class PreconditionedDenoiser(Denoiser):
     Numbers that do not depend on each other need no network: with `independent_first` a sampler draws them before all
     others, and the network learns above all what the others are, given them (docs/decisions/0030).
 
+    What `measure` and `calibrate` find stays on the processor in double precision, wherever the weights are. It is
+    copied and pickled with the denoiser, and no part of its `state_dict`.
+
     Attributes:
         axes: the frame; set it by `measure` before training.
         knots: where hinges bend.
@@ -191,7 +194,6 @@ class PreconditionedDenoiser(Denoiser):
         self.independent_first = independent_first
         self.register_buffer('knots', torch.tensor(knots))
         self.neighbourhoods = neighbourhoods
-        # Statistics, as the axes are: on the processor, in double precision.
         self.levels = _levels(schedule)
         self.gains = torch.ones(2, NUM_LEVELS, layout.num_numbers, dtype=torch.float64)
 

@@ -157,8 +157,9 @@ def train(
     epochs = _most_epochs(
         plan, sum(parameter.numel() for parameter in denoiser.parameters()), batches, held_out is None
     )
+    fused = next(denoiser.parameters()).device.type != 'mps'  # which older versions of torch lack
     optimizer = torch.optim.AdamW(
-        denoiser.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
+        denoiser.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=fused
     )
     clock = _Clock(plan, epochs * batches)
     averaged = AveragedModel(denoiser, multi_avg_fn=_running_mean(plan.ema)) if plan.ema else None

@@ -1,6 +1,5 @@
 """Which columns of a table hold which quantities of a grid, and in which units and signs."""
 
-import difflib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -11,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int
 
-from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError
+from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError, close_names
 from sdv_constrained_diffusion.power.grid import Grid
 from sdv_constrained_diffusion.power.tables import KINDS, WIDE, column
 
@@ -200,7 +199,7 @@ class PowerColumns:
         present = set(available)
         for standard, own in zip(self._standard, self.names, strict=True):
             if own not in present:
-                close = difflib.get_close_matches(own, [name for name in available if name not in self.names], n=1)
+                close = close_names(own, [name for name in available if name not in self.names], most=1)
                 hint = f'Pass columns={{{standard!r}: {(close or ["..."])[0]!r}}} or rename the column.'
                 raise ColumnMissingError.of(self._who, own, available, hint)
 
@@ -229,7 +228,7 @@ class PowerColumns:
     def _check_names(self, standard: Iterable[str]) -> None:
         unknown = [name for name in self._own_names if name not in standard]
         if unknown:
-            close = difflib.get_close_matches(unknown[0], standard, n=3)
+            close = close_names(unknown[0], standard)
             looks = f' Standard names that look close: {", ".join(map(repr, close))}.' if close else ''
             raise ConstraintError(
                 f'{self._who} needs columns={{standard name: own name}}, but {unknown[0]!r} is no standard name of '

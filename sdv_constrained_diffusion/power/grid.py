@@ -1,6 +1,5 @@
 """A network as the data of its equations: admittances, and which element is connected where."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Complex, Float, Int
 
-from sdv_constrained_diffusion.errors import GridError
+from sdv_constrained_diffusion.errors import GridError, close_names
 from sdv_constrained_diffusion.power import nets
 from sdv_constrained_diffusion.power.tables import KINDS, WIDE, column
 
@@ -177,7 +176,7 @@ class Grid:
             gone = of_end == outage
             if not gone.any():
                 known = list(dict.fromkeys(elements))
-                close = difflib.get_close_matches(outage, known, n=3) or known[:3]
+                close = close_names(outage, known) or known[:3]
                 raise GridError(
                     f'Grid.without needs branches of {self.name!r}, but {outage!r} is none. Labels are such as '
                     f'{", ".join(map(repr, close))}.'

@@ -130,6 +130,7 @@ def result_row(net: Any, quantities: Sequence[str] = WIDE) -> pd.DataFrame:
     Raises:
         GridError: the network holds no results, or a quantity is unknown.
     """
+    require_net(net, 'result_row')
     buses = energised(net)
     if buses.empty:
         raise GridError(
@@ -243,11 +244,7 @@ def solve(net: Any, who: str, **options: Any) -> Any:
         MissingExtraError: pandapower is not installed.
     """
     pandapower = import_pandapower(who)
-    if not isinstance(net, pandapower.pandapowerNet):
-        raise GridError(
-            f'{who} needs a pandapowerNet, but got {type(net).__name__} {str(net)[:40]!r}. Networks of '
-            'pandapower.networks, and files, are read by read_network.'
-        )
+    require_net(net, who)
     solved = strip_options(copy.deepcopy(net))
     _reject_unsupported(solved, who)
     try:
@@ -281,6 +278,20 @@ def strip_options(net: Any) -> Any:
 def energised(net: Any) -> pd.Index:
     """Ids of the buses that are in service and have a voltage in the network's results, in the order of `net.bus`."""
     return net.bus.index[net.bus['in_service'].astype(bool) & net.res_bus['vm_pu'].reindex(net.bus.index).notna()]
+
+
+def require_net(net: Any, who: str) -> None:
+    """Refuses what is no network; `who` asks for it.
+
+    Raises:
+        GridError: it is no `pandapowerNet`.
+        MissingExtraError: pandapower is not installed.
+    """
+    if not isinstance(net, import_pandapower(who).pandapowerNet):
+        raise GridError(
+            f'{who} needs a pandapowerNet, but got {type(net).__name__} {str(net)[:40]!r}. Networks of '
+            'pandapower.networks, and files, are read by read_network.'
+        )
 
 
 def import_pandapower(who: str) -> ModuleType:

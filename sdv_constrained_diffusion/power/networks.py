@@ -1,6 +1,5 @@
 """Networks by name or from a file: pandapower's own collection, pandapower's JSON, MATPOWER's case files."""
 
-import difflib
 import importlib
 import importlib.util
 import inspect
@@ -8,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sdv_constrained_diffusion.errors import GridError, MissingExtraError
+from sdv_constrained_diffusion.errors import GridError, MissingExtraError, close_names
 from sdv_constrained_diffusion.power.nets import import_pandapower
 
 SUFFIXES = ('.json', '.m', '.mat')
@@ -45,7 +44,7 @@ def network_names() -> list[str]:
 def _by_name(name: str) -> Any:
     makers = _collection()
     if name not in makers:
-        close = difflib.get_close_matches(name, makers, n=3)
+        close = close_names(name, makers)
         looks = f' Names that look close: {", ".join(map(repr, close))}.' if close else ''
         raise GridError(
             f'read_network needs the name of a network in pandapower.networks, or the path of a file that ends with '

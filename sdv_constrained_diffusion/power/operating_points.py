@@ -1,6 +1,5 @@
 """Rows of a power-flow table as operating points: what each bus injects, its voltage, and which branch is out."""
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from sdv_constrained_diffusion.errors import ColumnMissingError
+from sdv_constrained_diffusion.errors import ColumnMissingError, close_names
 from sdv_constrained_diffusion.power.grid import Grid
 from sdv_constrained_diffusion.power.tables import APART, BASE, FLOWS, TOPOLOGY, WIDE
 
@@ -130,7 +129,7 @@ def form(
     fewest = min(reversed(forms), key=lambda quantities: len(missing[quantities]))
     standard = missing[fewest][0]
     used = {own_names.get(name, name) for name in grid.columns(fewest)}
-    close = difflib.get_close_matches(own_names.get(standard, standard), sorted(present - used), n=1)
+    close = close_names(own_names.get(standard, standard), sorted(present - used), most=1)
     raise ColumnMissingError.of(
         who,
         own_names.get(standard, standard),

@@ -62,8 +62,8 @@ def test_a_column_the_view_lacks_is_named_with_its_close_match(read):
 
 
 def test_close_names_are_found_whatever_their_case():
-    view = TableView(('Gen_MW', 'LOAD_MW'), table().values[:, :2], 'balance')
-    with pytest.raises(ColumnMissingError, match=r"column 'gen_mw'.*look close: 'Gen_MW'"):
+    view = TableView(('Gen_MW', 'GEN_MW'), table().values[:, :2], 'balance')
+    with pytest.raises(ColumnMissingError, match=r"column 'gen_mw'.*look close: 'Gen_MW', 'GEN_MW'"):
         view['gen_mw']
 
 

@@ -120,9 +120,13 @@ def test_anything_else_is_refused_without_being_run(text):
         Formula(text)
 
 
-def test_an_equation_with_one_equals_sign_is_told_of_two():
-    with pytest.raises(ConstraintError, match="An equation is written with '=='"):
-        Formula('a = b')
+@pytest.mark.parametrize(
+    ('text', 'said'),
+    [('a = b', "An equation is written with '=='"), ('a => b', "written '<=' and '>='"), ('a =< b', "'<='")],
+)
+def test_signs_that_mean_a_law_are_told_how_it_is_written(text, said):
+    with pytest.raises(ConstraintError, match=said):
+        Formula(text)
 
 
 def test_a_sum_of_two_hundred_columns_is_read():

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from sdv_constrained_diffusion.errors import GridError
-from sdv_constrained_diffusion.power.nets import MODEL_OPTIONS, title
+from sdv_constrained_diffusion.power.nets import MODEL_OPTIONS, require_net, title
 from sdv_constrained_diffusion.power.scenarios.draws import Draw, OperatingPoint, Solver
 from sdv_constrained_diffusion.power.scenarios.models.costs import CostPerturbation
 from sdv_constrained_diffusion.power.scenarios.models.infeed import InfeedModel
@@ -152,6 +152,7 @@ def recipe_of(
     Raises:
         GridError: an argument is out of range or does not fit the network, or the network cannot be carried.
     """
+    require_net(net, 'Scenario generation')
     if seed < 0:
         raise GridError(f'Scenario generation needs a seed of at least 0, but got {seed}. Pass another seed.')
     if solver not in get_args(SolverName):

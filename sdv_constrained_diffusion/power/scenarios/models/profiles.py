@@ -1,6 +1,5 @@
 """Profiles: factors by hour, a row for each hour, a column for each load or static generator."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from sdv_constrained_diffusion.errors import GridError
+from sdv_constrained_diffusion.errors import GridError, close_names
 
 Order = Literal['drawn', 'in_turn']
 """Whether each draw takes an hour at random, or the draws run through the hours again and again."""
@@ -67,7 +66,7 @@ def hourly(
     names = [str(name) for name in table.columns]
     missing = [label for label in labels if label not in names]
     if missing:
-        close = difflib.get_close_matches(missing[0], names, n=3) or names[:3]
+        close = close_names(missing[0], names) or names[:3]
         raise GridError(
             f'{who} needs a column for each of {len(labels)} elements, but the table lacks {missing[0]!r}'
             f'{f" and {len(missing) - 1} more" if len(missing) > 1 else ""}. It has {", ".join(map(repr, close))}. '
