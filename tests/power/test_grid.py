@@ -14,6 +14,7 @@ import pytest
 import scipy.sparse as sp
 
 from sdv_constrained_diffusion.errors import GridError, MissingExtraError
+from sdv_constrained_diffusion.power import scenarios
 from sdv_constrained_diffusion.power.grid import Grid
 from sdv_constrained_diffusion.power.nets import UNSUPPORTED, result_row, solve, solved_row
 from sdv_constrained_diffusion.power.tables import KINDS, columns
@@ -193,9 +194,10 @@ def test_a_power_flow_that_fails_says_what_pandapower_said():
         Grid.from_pandapower(net)
 
 
-def test_a_name_in_place_of_a_network_is_refused():
-    with pytest.raises(GridError, match=r"Grid\.from_pandapower needs a pandapowerNet, .*str 'case5'.*read_network"):
-        Grid.from_pandapower('case5')
+@pytest.mark.parametrize('read', [Grid.from_pandapower, result_row, lambda net: scenarios.generate(net, 3)])
+def test_a_name_in_place_of_a_network_is_refused(read):
+    with pytest.raises(GridError, match=r"needs a pandapowerNet, .*str 'case5'.*read_network"):
+        read('case5')
 
 
 def test_a_network_without_slack_is_refused():
