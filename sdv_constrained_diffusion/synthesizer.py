@@ -108,8 +108,7 @@ class ConstrainedDiffusionSynthesizer(ConditionalSynthesizer):
         check_seconds('max_time', max_time)
         check_guidance(guidance, guidance_scale)
         check_seed(seed)
-        switches = {'projection': projection, 'discover_laws': discover_laws}
-        for switch, value in {**switches, 'verbose': verbose}.items():
+        for switch, value in {'projection': projection, 'discover_laws': discover_laws, 'verbose': verbose}.items():
             check_switch(switch, value)
         check_gpu(enable_gpu)
         self.preset = preset
