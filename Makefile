@@ -38,7 +38,10 @@ bench: $(READY)
 	$(BIN)/python benchmarks/power.py
 	$(BIN)/python benchmarks/fidelity.py --resume
 	$(BIN)/python benchmarks/fidelity_page.py
+	$(BIN)/python benchmarks/levers.py
+	$(BIN)/python benchmarks/seen.py
 	$(BIN)/python benchmarks/machine.py
+	$(BIN)/python benchmarks/gpu.py
 	$(BIN)/python benchmarks/scalings.py
 	$(BIN)/python benchmarks/tables.py
 

@@ -108,7 +108,7 @@ def judged(synthetic: pd.DataFrame, task: Task, seed: int) -> Figures:
     if len(synthetic) < len(task.train):
         raise ValueError(f'{len(synthetic)} rows came, {len(task.train)} were asked for')
     real = task.held_out
-    varies = {name: sdtype for name, sdtype in task.sdtypes.items() if _varies(real[name], sdtype)}
+    varies = {name: sdtype for name, sdtype in task.sdtypes.items() if varying(real[name], sdtype)}
     numbers = [name for name, sdtype in varies.items() if sdtype not in DISCRETE and not task.train[name].isna().any()]
     if not np.isfinite(synthetic[numbers].to_numpy(dtype='float64')).all():
         raise ValueError('numbers are missing or infinite that never are in the training rows')
@@ -136,7 +136,8 @@ def judged(synthetic: pd.DataFrame, task: Task, seed: int) -> Figures:
     return figures
 
 
-def _varies(column: pd.Series, sdtype: str) -> bool:
+def varying(column: pd.Series, sdtype: str) -> bool:
+    """Whether a column takes more than one value, or numbers that differ by more than rounding."""
     return column.nunique() > 1 if sdtype in DISCRETE else spreads(column)
 
 

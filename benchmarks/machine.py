@@ -4,7 +4,8 @@
 
 For each table and width: one training step (loss, gradient, clipping, AdamW, running mean), one sampling step (the
 denoiser on a block of rows), and the products of matrices inside them alone, in the same shapes, precisions and order,
-by turns in one process. One JSON line each in `results/machine.jsonl`.
+by turns in one process; then AdamW's step and the running mean of the weights, in each way that torch has. One
+JSON line each in `results/machine.jsonl`.
 """
 
 import os
@@ -14,6 +15,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,7 +26,7 @@ from sdv_constrained_diffusion._layout import Layout
 from sdv_constrained_diffusion.diffusion.backbone import ResidualMLP
 from sdv_constrained_diffusion.diffusion.denoiser import PreconditionedDenoiser
 from sdv_constrained_diffusion.diffusion.schedule import EDMSchedule
-from sdv_constrained_diffusion.diffusion.training import TrainingPlan, train
+from sdv_constrained_diffusion.diffusion.training import TrainingPlan, parameter_groups, train
 from sdv_constrained_diffusion.tabular.encoder import TableEncoder
 from tasks import TASKS
 
@@ -116,6 +118,32 @@ def measured(layout: Layout, rows: Tensor, width: int) -> dict[str, object]:
     }
 
 
+def updates(layout: Layout, width: int) -> dict[str, float]:
+    """Milliseconds of AdamW's step and of the running mean of the weights, all at once or weight by weight."""
+    denoiser = denoiser_of(layout, width)
+    weights = list(denoiser.parameters())
+    means = [each.detach().clone() for each in weights]
+    for each in weights:
+        each.grad = torch.randn_like(each)
+    ways = {'fused': {'fused': True}, 'foreach': {'foreach': True}, 'loop': {'foreach': False}}
+    optimizers = {name: torch.optim.AdamW(parameter_groups(denoiser, 0.0), lr=0.0, **way) for name, way in ways.items()}
+
+    def looped() -> None:
+        for mean, weight in zip(means, weights, strict=True):
+            mean.lerp_(weight, 0.001)
+
+    works: dict[str, Callable[[], object]] = {f'adamw_{name}_ms': each.step for name, each in optimizers.items()}
+    works |= {'mean_foreach_ms': lambda: torch._foreach_lerp_(means, weights, 0.001), 'mean_loop_ms': looped}
+
+    def repeated(work: Callable[[], object]) -> None:
+        with torch.no_grad():
+            for _ in range(STEPS):
+                work()
+
+    seconds = fastest(*(partial(repeated, work) for work in works.values()))
+    return {name: 1e3 * each / STEPS for name, each in zip(works, seconds, strict=True)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--tasks', nargs='+', choices=TASKS, default=['case24', 'adult'])
@@ -130,7 +158,8 @@ def main() -> None:
         encoder = TableEncoder.fit(table, discrete=discrete)
         rows = encoder.encode(encoder.values(table), torch.Generator().manual_seed(0))[: options.batch]
         for width in options.widths:
-            record('machine', task=name, width=width, rows=len(rows), **measured(encoder.layout, rows, width))
+            figures = {**measured(encoder.layout, rows, width), **updates(encoder.layout, width)}
+            record('machine', task=name, width=width, rows=len(rows), **figures)
 
 
 if __name__ == '__main__':

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
@@ -58,7 +58,7 @@ class TrainingPlan:
             The learning rate follows the time then, so a run on another machine gives another model.
         batch_size: rows per optimiser step.
         learning_rate: largest learning rate.
-        weight_decay: AdamW's decoupled decay; 0 is Adam.
+        weight_decay: AdamW's decoupled decay of all weights but biases; 0 is Adam.
         decay: after a warm-up 'cosine' to 0 over the run, or 'trapezoid': constant, then linear to 0 in the last
             quarter; or 'exponential': times `decay_factor` every `decay_steps`.
         warmup_steps: steps of linear warm-up (not with 'exponential'), at most a tenth of the run.
@@ -158,9 +158,7 @@ def train(
         plan, sum(parameter.numel() for parameter in denoiser.parameters()), batches, held_out is None
     )
     fused = next(denoiser.parameters()).device.type != 'mps'  # which older versions of torch lack
-    optimizer = torch.optim.AdamW(
-        denoiser.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=fused
-    )
+    optimizer = torch.optim.AdamW(parameter_groups(denoiser, plan.weight_decay), lr=plan.learning_rate, fused=fused)
     clock = _Clock(plan, epochs * batches)
     averaged = AveragedModel(denoiser, multi_avg_fn=_running_mean(plan.ema)) if plan.ema else None
     watch = None
@@ -209,6 +207,14 @@ def train(
     if averaged is not None:
         denoiser.load_state_dict(averaged.module.state_dict())
     return record
+
+
+def parameter_groups(denoiser: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """AdamW's groups: biases do not decay, above all not those that hold the levels' frequencies."""
+    biases, others = list[Tensor](), list[Tensor]()
+    for name, parameter in denoiser.named_parameters():
+        (biases if name.endswith(('bias', 'shift')) else others).append(parameter)
+    return [{'params': others, 'weight_decay': decay}, {'params': biases, 'weight_decay': 0.0}]
 
 
 def _most_epochs(plan: TrainingPlan, weights: int, batches: int, unwatched: bool) -> int:

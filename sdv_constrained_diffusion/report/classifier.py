@@ -52,7 +52,7 @@ def real_or_synthetic_auc(
     Raises:
         DataError: no column can be looked at, a column is missing, or a table has fewer than five rows.
     """
-    features, is_synthetic = _labelled_features(real, synthetic, columns, seed)
+    features, is_synthetic = labelled_features(real, synthetic, columns, seed)
     # Early stopping would depend on the number of rows, and a table and its floor could be judged differently.
     trees = HistGradientBoostingClassifier(early_stopping=False, random_state=seed)
     return _cross_validated_auc(trees, features, is_synthetic, seed)
@@ -75,7 +75,7 @@ def column_aucs(
     Raises:
         DataError: as in `real_or_synthetic_auc`.
     """
-    features, is_synthetic = _labelled_features(real, synthetic, columns, seed)
+    features, is_synthetic = labelled_features(real, synthetic, columns, seed)
     tree = DecisionTreeClassifier(max_leaf_nodes=32, min_samples_leaf=max(1, len(features) // 100), random_state=seed)
     return {
         name: _cross_validated_auc(tree, features[[name]], is_synthetic, seed) for name in columns if name in features
@@ -99,10 +99,13 @@ def auc_score(auc: float) -> float:
     return 1 - 2 * abs(auc - 0.5)
 
 
-def _labelled_features(
+def labelled_features(
     real: pd.DataFrame, synthetic: pd.DataFrame, columns: Mapping[str, Mapping[str, Any]], seed: int
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Equal numbers of real and synthetic rows, one upon the other, as numbers; True for the synthetic ones."""
+    """Equal numbers of real and synthetic rows, one upon the other, as numbers; True for the synthetic ones.
+
+    What a classifier sees; arguments and errors as in `real_or_synthetic_auc`.
+    """
     num_rows = min(len(real), len(synthetic))
     if num_rows < NUM_FOLDS:
         raise DataError(

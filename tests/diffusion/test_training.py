@@ -303,6 +303,26 @@ def test_weight_decay_is_decoupled():
     assert run_slope(plan)[0].visited == pytest.approx(expected, rel=ADAM)
 
 
+def test_biases_do_not_decay():
+    """Adam moves both by the rate at each step; only the weight is drawn back to 0."""
+
+    class Both(Slope):
+        def __init__(self):
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+        def loss(self, x_0, generator):
+            return super().loss(x_0, generator) + self.slope * self.bias
+
+    denoiser = Both()
+    plan = TrainingPlan(
+        epochs=3, batch_size=1, learning_rate=0.1, weight_decay=0.5, ema=0.0, decay='exponential', decay_factor=1.0
+    )
+    train(denoiser, lambda _: torch.zeros(4, 1).double(), plan, torch.Generator().manual_seed(0))
+    assert denoiser.bias.item() == pytest.approx(-12 * 0.1, rel=ADAM)
+    assert denoiser.weight.item() == pytest.approx(-2 * (1 - 0.95**12), rel=ADAM)
+
+
 @pytest.mark.parametrize('ema', [0.5, 0.15, 0.999])
 def test_running_mean_by_hand(ema):
     """The first step's weights start the mean; after n more, it keeps min(ema, (1 + n) / (10 + n)) of itself."""

@@ -1,0 +1,93 @@
+"""What a classifier sees in the default recipe's rows: single columns, the columns it leans on, and pairs of those.
+
+    OMP_NUM_THREADS=1 python benchmarks/seen.py --tasks case24 --budgets 300 --seeds 0
+
+One JSON line for each task, budget and seed. `alone` is the AUC of a column by itself; `importance` what the AUC of the
+classifier of all columns loses when a column of rows that it has not seen is shuffled; `pairs` the AUC of two columns,
+among those of the largest importance and those worst alone. The training half, judged in the same way, says what two
+real tables have.
+"""
+
+import os
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+import argparse
+import itertools
+import warnings
+
+import numpy as np
+import pandas as pd
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.inspection import permutation_importance
+from sklearn.model_selection import train_test_split
+
+from contestant import TABLE, metadata_of
+from fidelity import varying
+from record import record
+from sdv_constrained_diffusion import ConstrainedDiffusionSynthesizer
+from sdv_constrained_diffusion.report.classifier import column_aucs, labelled_features, real_or_synthetic_auc
+from tasks import TASKS, Task
+
+MOST_ROWS = 5000
+"""Rows of each kind that are looked at."""
+
+NUM_IMPORTANT, NUM_ALONE, NUM_SHOWN = 10, 3, 5
+
+
+def importances(
+    real: pd.DataFrame, synthetic: pd.DataFrame, columns: dict[str, dict[str, str]], seed: int
+) -> pd.Series:
+    """Loss of AUC by column, largest first; mean of five shuffles of a third of the rows."""
+    features, is_synthetic = labelled_features(real, synthetic, columns, seed)
+    shown, others, shown_labels, other_labels = train_test_split(
+        features, is_synthetic, test_size=1 / 3, stratify=is_synthetic, random_state=seed
+    )
+    trees = HistGradientBoostingClassifier(early_stopping=False, random_state=seed).fit(shown, shown_labels)
+    found = permutation_importance(trees, others, other_labels, scoring='roc_auc', n_repeats=5, random_state=seed)
+    return pd.Series(found.importances_mean, index=features.columns).sort_values(ascending=False)
+
+
+def seen(synthetic: pd.DataFrame, task: Task, seed: int) -> dict[str, object]:
+    """The worst columns and pairs of some rows, beside the held-out ones."""
+    real, synthetic = task.held_out.head(MOST_ROWS), synthetic.head(MOST_ROWS)
+    columns = {name: {'sdtype': kind} for name, kind in task.sdtypes.items() if varying(real[name], kind)}
+    alone = pd.Series(column_aucs(real, synthetic, columns, seed)).sort_values(ascending=False)
+    important = importances(real, synthetic, columns, seed)
+    candidates = dict.fromkeys([*important.index[:NUM_IMPORTANT], *alone.index[:NUM_ALONE]])
+    pairs = {
+        ' & '.join(pair): real_or_synthetic_auc(real, synthetic, {name: columns[name] for name in pair}, seed)
+        for pair in itertools.combinations(candidates, 2)
+    }
+    return {
+        'c2st_auc': round(real_or_synthetic_auc(real, synthetic, columns, seed), 4),
+        'alone': alone.head(NUM_SHOWN).round(3).to_dict(),
+        'importance': important.head(NUM_SHOWN).round(3).to_dict(),
+        'pairs': pd.Series(pairs).sort_values(ascending=False).head(NUM_SHOWN).round(3).to_dict(),
+        'median_pair': round(float(np.median(list(pairs.values()))), 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--tasks', nargs='+', choices=TASKS, default=list(TASKS))
+    parser.add_argument('--budgets', nargs='+', type=float, default=[300], help='CPU seconds of training')
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0])
+    options = parser.parse_args()
+    warnings.simplefilter('ignore')
+    for name, seed in itertools.product(options.tasks, options.seeds):
+        task = TASKS[name](seed)
+        record('seen', task=name, seed=seed, rows='training half', **seen(task.train, task, seed))
+        for budget in options.budgets:
+            synthesizer = ConstrainedDiffusionSynthesizer(
+                metadata_of(task.train, task.sdtypes), max_time=budget, seed=0, verbose=False, enable_gpu=False
+            )
+            if task.laws:
+                synthesizer.add_constraints(task.laws)
+            synthesizer.fit({TABLE: task.train})
+            rows = synthesizer.sample(len(task.train))[TABLE]
+            record('seen', task=name, seed=seed, rows=f'default after {budget:g} s', **seen(rows, task, seed))
+
+
+if __name__ == '__main__':
+    main()
