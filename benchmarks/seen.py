@@ -22,10 +22,9 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.inspection import permutation_importance
 from sklearn.model_selection import train_test_split
 
-from contestant import TABLE, metadata_of
+from contestant import TABLE, metadata_of, our_synthesizer
 from fidelity import varying
 from record import record
-from sdv_constrained_diffusion import ConstrainedDiffusionSynthesizer
 from sdv_constrained_diffusion.report.classifier import column_aucs, labelled_features, real_or_synthetic_auc
 from tasks import TASKS, Task
 
@@ -79,11 +78,8 @@ def main() -> None:
         task = TASKS[name](seed)
         record('seen', task=name, seed=seed, rows='training half', **seen(task.train, task, seed))
         for budget in options.budgets:
-            synthesizer = ConstrainedDiffusionSynthesizer(
-                metadata_of(task.train, task.sdtypes), max_time=budget, seed=0, verbose=False, enable_gpu=False
-            )
-            if task.laws:
-                synthesizer.add_constraints(task.laws)
+            metadata = metadata_of(task.train, task.sdtypes)
+            synthesizer = our_synthesizer(metadata, 'default', budget, 0, task.laws)
             synthesizer.fit({TABLE: task.train})
             rows = synthesizer.sample(len(task.train))[TABLE]
             record('seen', task=name, seed=seed, rows=f'default after {budget:g} s', **seen(rows, task, seed))
