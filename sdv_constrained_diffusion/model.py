@@ -219,18 +219,22 @@ class DiffusionModel:
             guidance: corrects each step; None for rows as the denoiser draws them.
 
         Returns:
-            a processed table with index 0, 1, ...; known columns are as given up to rounding.
+            a processed table with index 0, 1, ...; known columns are as given, also where they contradict what the
+            training rows show.
 
         Raises:
             DataError: a value is one that the column cannot take.
         """
         encoder = self.encoder.select(list(known.columns))
+        places = [self.encoder.columns.index(name) for name in known.columns]
 
         def completed(part: Table, generator: torch.Generator) -> Tensor:
             # Filled up to a whole block, so that a row has the same bits whatever comes with it.
             filled = torch.cat([part, part[-1:].expand(BLOCK - len(part), -1)])
             given = Given(encoder.encode(filled, generator), encoder.features(torch.ones_like(filled).bool()))
-            return self._draw_block(guidance, generator, given)[: len(part)]
+            drawn = self._draw_block(guidance, generator, given)[: len(part)]
+            drawn[:, places] = part
+            return drawn
 
         parts = [(part, self._next_generator()) for part in encoder.values(known).split(BLOCK)]
         return self.encoder.frame(torch.cat(self._each(lambda each: completed(*each), parts)))

@@ -79,8 +79,7 @@ class GuidedColumns:
         """Derivatives by columns -> by the numbers of model space, shape (row, equation, number)."""
         result = jacobian.new_zeros(*jacobian.shape[:2], self._num_numbers)
         moves = self._numbers >= 0
-        result[:, :, self._numbers[moves]] = jacobian[:, :, moves]
-        return result
+        return result.index_add_(2, self._numbers[moves], jacobian[:, :, moves])
 
     def fixed(self, values: Table, known: FeatureMask | None = None) -> ColumnMask:
         """Columns that must stay where they are: labels, point masses and known ones, shape (row, column).

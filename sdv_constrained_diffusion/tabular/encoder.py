@@ -16,6 +16,7 @@ from sdv_constrained_diffusion._numbers import finite_numbers
 from sdv_constrained_diffusion._types import Codes, ColumnMask, FeatureMask, Numbers, Rows, Table
 from sdv_constrained_diffusion.errors import DataError
 from sdv_constrained_diffusion.tabular.columns import AffineCodec, ColumnCodec, ConstantCodec, DiscreteCodec
+from sdv_constrained_diffusion.tabular.followers import STATE, CurveCodec, leaders, state_follower
 from sdv_constrained_diffusion.tabular.inflated import InflatedCodec
 from sdv_constrained_diffusion.tabular.masses import (
     FEW_LEVELS,
@@ -69,6 +70,7 @@ class TableEncoder:
         self.columns, self._parts, self.layout = tuple(columns), tuple(parts), layout
         self._categories, self._lattices = categories, lattices
         self._order = torch.from_numpy(np.argsort([column for part in parts for column in part.columns]))
+        self._written_by = _each_once(parts)
 
     @classmethod
     def fit(
@@ -81,7 +83,8 @@ class TableEncoder:
         """Fits the codecs.
 
         A column of one value gets no feature; a column of numbers gets one, with 'quantile' also a state when it takes
-        some values exactly and often, and in any case when values are missing; a discrete column gets a state.
+        some values exactly and often, and in any case when values are missing; a discrete column gets a state. With
+        'quantile' a column that is one-to-one with an earlier one shares its features, see `followers`.
 
         Args:
             data: a processed table.
@@ -96,29 +99,41 @@ class TableEncoder:
         categories = {name: Categories.fit(data[name]) for name in data.columns if name in discrete}
         values = _values(data, categories)
         lattices: dict[str, Tensor] = {}
-        found: list[tuple[ColumnCodec, list[int]]] = []
+        inflated: dict[int, InflatedCodec] = {}
         same, plain, levels = [], [], []
+        kinds: list[str | None] = []
         for place, name in enumerate(data.columns):
             column = values[:, place]
             spread = SOLVER_DIGITS if name in continuous else ROUNDING
+            kind: str | None = 'continuous' if name in continuous else 'number'
             if name not in categories and name not in continuous and len(lattice := observed_levels(column)):
                 lattices[name] = torch.from_numpy(lattice)
             if is_constant(column, spread):
                 same.append(place)
+                kind = None
             elif name in categories:
                 levels.append(place)
+                kind = STATE
             elif codec := _inflated(column, scaling, spread, name in continuous, name in lattices):
-                found.append((codec, [place]))
+                inflated[place] = codec
+                kind = kind if codec.num_numbers else STATE
             else:
                 plain.append(place)
+            kinds.append(kind)
+        led = leaders(values, kinds) if scaling == 'quantile' else {}
+        found: list[tuple[ColumnCodec, list[int]]] = []
+        if leading := [place for place in plain if place not in led]:
+            stepped = [data.columns[place] in lattices for place in leading]
+            found.append((SCALINGS[scaling](values[:, leading], stepped), leading))
+        found += [(codec, [place]) for place, codec in inflated.items() if place not in led]
         if same:
             found.append((ConstantCodec.fit(values[:, same]), same))
-        if plain:
-            stepped = [data.columns[place] in lattices for place in plain]
-            found.insert(0, (SCALINGS[scaling](values[:, plain], stepped), plain))
-        if levels:
-            found.append((DiscreteCodec.fit(values[:, levels]), levels))
+        if leading := [place for place in levels if place not in led]:
+            found.append((DiscreteCodec.fit(values[:, leading]), leading))
         parts, layout = _arrange(found)
+        for place, leader in led.items():
+            resolution = inflated[place].resolution if place in inflated else 0.0
+            parts.append(_following(parts, leader, place, values, resolution))
         return cls(list(data.columns), parts, layout, categories, lattices)
 
     @property
@@ -197,7 +212,7 @@ class TableEncoder:
         """As `encode`, but features come into being when rows are asked for: wide tables would not fit into memory."""
         numbers = values.new_zeros(len(values), self.layout.num_numbers)
         codes = torch.full((len(values), self.layout.num_blocks), -1, dtype=torch.int64)
-        for part in self._parts:
+        for part in self._written_by:
             numbers[:, part.numbers] = part.codec.encode(values[:, part.columns], generator)
             codes[:, part.blocks] = part.codec.states(values[:, part.columns])
         return EncodedRows(numbers, codes, self.layout)
@@ -218,16 +233,21 @@ class TableEncoder:
     def replace(self, rows: Rows, values: Table, where: ColumnMask) -> Rows:
         """Rows whose numbers have been set to new values where asked, all other features kept.
 
+        A number that several columns share becomes the mean of what they ask.
+
         Args:
             rows: shape (row, feature) of the whole model space.
             values: shape (row, column), new values in the columns' units.
             where: shape (row, column), True where the new value counts; only numbers are replaced.
         """
-        replaced = rows.clone()
+        total, count = torch.zeros(2, len(rows), self.layout.num_numbers, dtype=rows.dtype)
         for part in self._parts:
             if part.numbers:
-                encoded = part.codec.encode(values[:, part.columns])
-                replaced[:, part.numbers] = torch.where(where[:, part.columns], encoded, rows[:, part.numbers])
+                asked = where[:, part.columns]
+                total[:, part.numbers] += torch.where(asked, part.codec.encode(values[:, part.columns]), 0.0)
+                count[:, part.numbers] += asked
+        replaced = rows.clone()
+        replaced[:, : self.layout.num_numbers] = torch.where(count > 0, total / count, self.layout.numbers(rows))
         return replaced
 
     def features(self, columns: ColumnMask) -> FeatureMask:
@@ -236,9 +256,9 @@ class TableEncoder:
         blocks = columns.new_zeros(len(columns), self.layout.num_blocks)
         for part in self._parts:
             if part.numbers:
-                numbers[:, part.numbers] = columns[:, part.columns]
+                numbers[:, part.numbers] |= columns[:, part.columns]
             if part.blocks:
-                blocks[:, part.blocks] = columns[:, part.columns]
+                blocks[:, part.blocks] |= columns[:, part.columns]
         return torch.cat([numbers, self.layout.spread(blocks)], dim=1)
 
     def known_columns(self, features: FeatureMask) -> ColumnMask:
@@ -332,6 +352,35 @@ def _arrange(found: Iterable[tuple[ColumnCodec, list[int]]]) -> tuple[list[_Part
         first_number, first_block = next_number, next_block
     plain = sum(codec.num_numbers for codec, _ in found if not codec.frequencies)
     return parts, Layout(first_number, [frequencies[index] for index in order], plain)
+
+
+def _each_once(parts: Iterable[_Part]) -> list[_Part]:
+    """The parts that write features which none before them writes: a column's features come from one column."""
+    written, found = set[tuple[str, int]](), []
+    for part in parts:
+        places = {*(('number', place) for place in part.numbers), *(('block', place) for place in part.blocks)}
+        if not places <= written:
+            found.append(part)
+        written |= places
+    return found
+
+
+def _following(parts: Sequence[_Part], leader: int, place: int, values: np.ndarray, resolution: float) -> _Part:
+    """The part of a column that shares the features of another one.
+
+    Args:
+        parts: those of the columns that lead.
+        leader: place of the column that leads.
+        place: that of the column that follows.
+        values: the table.
+        resolution: values of the follower no farther than this from each other are one.
+    """
+    part = next(part for part in parts if leader in part.columns)
+    at = part.columns.index(leader)
+    codec, numbers, blocks = part.codec.select([at]), part.numbers[at : at + 1], part.blocks[at : at + 1]
+    x, y = torch.from_numpy(values[:, leader]), torch.from_numpy(values[:, place])
+    follower = CurveCodec.fit(codec, x, y) if numbers else state_follower(codec, x, y, resolution)
+    return _Part(follower, [place], numbers, blocks)
 
 
 def _nearest(column: Tensor, lattice: Tensor | None) -> Tensor:

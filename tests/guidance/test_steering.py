@@ -191,6 +191,28 @@ def test_smoothed_decoding_is_the_mean_and_the_slope_of_the_quantile_map():
         assert_close(slope, density, rtol=0.03, atol=0)
 
 
+def test_derivatives_by_a_number_that_columns_share_add_up():
+    """Against central differences of the residual by the numbers of model space."""
+    random = np.random.default_rng(0)
+    a = random.normal(size=500)
+    table = pd.DataFrame({'a': a, 'line': 2 * a + 1, 'free': random.normal(size=500), 'cube': -(a**3)})
+
+    @constraint(columns=['free', 'cube', 'a', 'line'])
+    def product(rows):
+        return rows.a * rows.line + rows.cube * rows.free
+
+    encoder, system = TableEncoder.fit(table), ConstraintSystem([product], table)
+    columns = GuidedColumns(encoder, system)
+    rows = torch.randn(20, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    small = 1e-5
+    values, slope = columns.smoothed(rows, torch.full((2,), small).double())
+    found = columns.by_numbers(system.jacobian(values) * slope[:, None, :])[:, 0]
+    steps = small * torch.eye(2, dtype=torch.float64)
+    up, down = (torch.stack([system.residual(columns.read(rows + s * e))[:, 0] for e in steps], 1) for s in (1, -1))
+    # Linear between knots, none of which is that near to one of these rows; second order in the step.
+    assert_close(found, (up - down) / (2 * small), rtol=1e-6, atol=1e-6)
+
+
 def test_the_error_of_an_exact_denoiser_is_the_posterior_covariance():
     table = gaussian_table()
     encoder = TableEncoder.fit(table, 'minmax')
