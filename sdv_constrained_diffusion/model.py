@@ -219,8 +219,8 @@ class DiffusionModel:
             guidance: corrects each step; None for rows as the denoiser draws them.
 
         Returns:
-            a processed table with index 0, 1, ...; known columns are as given, also where they contradict what the
-            training rows show.
+            a processed table with index 0, 1, ...; known columns are as given, numbers of few values up to the
+            nearest of these, also where they contradict what the training rows show.
 
         Raises:
             DataError: a value is one that the column cannot take.

@@ -16,7 +16,7 @@ from sdv_constrained_diffusion._numbers import finite_numbers
 from sdv_constrained_diffusion._types import Codes, ColumnMask, FeatureMask, Numbers, Rows, Table
 from sdv_constrained_diffusion.errors import DataError
 from sdv_constrained_diffusion.tabular.columns import AffineCodec, ColumnCodec, ConstantCodec, DiscreteCodec
-from sdv_constrained_diffusion.tabular.followers import STATE, CurveCodec, leaders, state_follower
+from sdv_constrained_diffusion.tabular.followers import STATE, follower, kind_of_numbers, leaders
 from sdv_constrained_diffusion.tabular.inflated import InflatedCodec
 from sdv_constrained_diffusion.tabular.masses import (
     FEW_LEVELS,
@@ -84,7 +84,7 @@ class TableEncoder:
 
         A column of one value gets no feature; a column of numbers gets one, with 'quantile' also a state when it takes
         some values exactly and often, and in any case when values are missing; a discrete column gets a state. With
-        'quantile' a column that is one-to-one with an earlier one shares its features, see `followers`.
+        'quantile' a column that is one-to-one with another shares its features, see `followers`.
 
         Args:
             data: a processed table.
@@ -99,41 +99,39 @@ class TableEncoder:
         categories = {name: Categories.fit(data[name]) for name in data.columns if name in discrete}
         values = _values(data, categories)
         lattices: dict[str, Tensor] = {}
-        inflated: dict[int, InflatedCodec] = {}
-        same, plain, levels = [], [], []
         kinds: list[str | None] = []
         for place, name in enumerate(data.columns):
             column = values[:, place]
-            spread = SOLVER_DIGITS if name in continuous else ROUNDING
-            kind: str | None = 'continuous' if name in continuous else 'number'
+            constant = is_constant(column, _spread(name in continuous))
             if name not in categories and name not in continuous and len(lattice := observed_levels(column)):
                 lattices[name] = torch.from_numpy(lattice)
-            if is_constant(column, spread):
+            kinds.append(None if constant else STATE if name in categories else kind_of_numbers(column))
+        followers = leaders(values, kinds) if scaling == 'quantile' else {}
+        # A leader is cut by limits where one of its followers is.
+        censored = {*continuous, *(data.columns[i] for at, i in followers.items() if data.columns[at] in continuous)}
+        found: list[tuple[ColumnCodec, list[int]]] = []
+        same, plain, levels = [], [], []
+        for place, name in enumerate(data.columns):
+            if place in followers:
+                continue
+            spread = _spread(name in continuous)
+            if is_constant(values[:, place], spread):
                 same.append(place)
-                kind = None
             elif name in categories:
                 levels.append(place)
-                kind = STATE
-            elif codec := _inflated(column, scaling, spread, name in continuous, name in lattices):
-                inflated[place] = codec
-                kind = kind if codec.num_numbers else STATE
+            elif codec := _inflated(values[:, place], scaling, spread, name in censored, name in lattices):
+                found.append((codec, [place]))
             else:
                 plain.append(place)
-            kinds.append(kind)
-        led = leaders(values, kinds) if scaling == 'quantile' else {}
-        found: list[tuple[ColumnCodec, list[int]]] = []
-        if leading := [place for place in plain if place not in led]:
-            stepped = [data.columns[place] in lattices for place in leading]
-            found.append((SCALINGS[scaling](values[:, leading], stepped), leading))
-        found += [(codec, [place]) for place, codec in inflated.items() if place not in led]
         if same:
             found.append((ConstantCodec.fit(values[:, same]), same))
-        if leading := [place for place in levels if place not in led]:
-            found.append((DiscreteCodec.fit(values[:, leading]), leading))
+        if plain:
+            stepped = [data.columns[place] in lattices for place in plain]
+            found.insert(0, (SCALINGS[scaling](values[:, plain], stepped), plain))
+        if levels:
+            found.append((DiscreteCodec.fit(values[:, levels]), levels))
         parts, layout = _arrange(found)
-        for place, leader in led.items():
-            resolution = inflated[place].resolution if place in inflated else 0.0
-            parts.append(_following(parts, leader, place, values, resolution))
+        parts += [_following(parts, values, *pair) for pair in followers.items()]
         return cls(list(data.columns), parts, layout, categories, lattices)
 
     @property
@@ -306,6 +304,11 @@ def _values(data: pd.DataFrame, categories: dict[str, Categories]) -> np.ndarray
     return np.stack(columns, axis=1) if columns else np.zeros((len(data), 0))
 
 
+def _spread(continuous: bool) -> float:
+    """Relative spread of a column that is taken for constant."""
+    return SOLVER_DIGITS if continuous else ROUNDING
+
+
 def _inflated(column: np.ndarray, scaling: str, spread: float, censored: bool, stepped: bool) -> InflatedCodec | None:
     """The codec of a column that needs a state beside its number; None for one that does not.
 
@@ -356,31 +359,28 @@ def _arrange(found: Iterable[tuple[ColumnCodec, list[int]]]) -> tuple[list[_Part
 
 def _each_once(parts: Iterable[_Part]) -> list[_Part]:
     """The parts that write features which none before them writes: a column's features come from one column."""
-    written, found = set[tuple[str, int]](), []
+    written, found = set[int](), []
     for part in parts:
-        places = {*(('number', place) for place in part.numbers), *(('block', place) for place in part.blocks)}
+        places = {*part.numbers, *(~block for block in part.blocks)}
         if not places <= written:
             found.append(part)
         written |= places
     return found
 
 
-def _following(parts: Sequence[_Part], leader: int, place: int, values: np.ndarray, resolution: float) -> _Part:
+def _following(parts: Sequence[_Part], values: np.ndarray, place: int, leader: int) -> _Part:
     """The part of a column that shares the features of another one.
 
     Args:
         parts: those of the columns that lead.
-        leader: place of the column that leads.
-        place: that of the column that follows.
         values: the table.
-        resolution: values of the follower no farther than this from each other are one.
+        place: that of the column that follows.
+        leader: that of the column that leads.
     """
     part = next(part for part in parts if leader in part.columns)
     at = part.columns.index(leader)
-    codec, numbers, blocks = part.codec.select([at]), part.numbers[at : at + 1], part.blocks[at : at + 1]
-    x, y = torch.from_numpy(values[:, leader]), torch.from_numpy(values[:, place])
-    follower = CurveCodec.fit(codec, x, y) if numbers else state_follower(codec, x, y, resolution)
-    return _Part(follower, [place], numbers, blocks)
+    codec = follower(part.codec.select([at]), *torch.from_numpy(values[:, [leader, place]]).unbind(1))
+    return _Part(codec, [place], part.numbers[at : at + 1], part.blocks[at : at + 1])
 
 
 def _nearest(column: Tensor, lattice: Tensor | None) -> Tensor:

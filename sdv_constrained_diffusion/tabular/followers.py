@@ -1,6 +1,6 @@
-"""Columns that say what an earlier column says already: in every training row the two are one-to-one.
+"""Columns that say what another column says already: in every training row the two are one-to-one.
 
-Such a follower has no features of its own. It is read off its leader's, so that the two never come apart, and the
+Such a follower has no features of its own. It is read off its leader's, so that the two do not come apart, and the
 network has less to learn.
 """
 
@@ -15,68 +15,85 @@ from torch import Tensor
 from sdv_constrained_diffusion._types import Codes, ColumnMask, PerRow, Rows, Table
 from sdv_constrained_diffusion.tabular.columns import ColumnCodec
 from sdv_constrained_diffusion.tabular.inflated import InflatedCodec
+from sdv_constrained_diffusion.tabular.masses import SMALLEST_SHARE, is_short_scale, mass_windows, resolution_of
 
-STATE = 'state'
-"""The kind of columns that have a state and no number: their values need have no order."""
+NUMBER, STATE = 'number', 'state'
+"""Kinds of columns: values whose order counts, or values that need have none."""
 
-FEWEST_OFF = 30
-"""Rows in which both columns must leave their most frequent value: fewer are one-to-one by chance, or nearly so only.
-The ranks of so many rows are equal when what one column does not say of the other is a thousandth of its range."""
+FEWEST_ROWS = 100
+"""Rows that must tell that two columns are one-to-one. So many numbers have the same ranks when what one column does
+not say of the other is a tenth of a thousandth of its range."""
 
-MOST_KNOTS = 2000
-"""Between which the curve of two columns of numbers is linear, beside those of point masses."""
+FARTHEST = 1e100
+"""Numbers larger than this, and ranges smaller than its inverse, take no part: curves through them overflow."""
 
-WELL_INSIDE = 0.01
-"""How far from the end of a curve, as a share of its length, the slope is taken with which it goes on beyond it."""
+NEAR_END = 0.01
+"""Share of a curve's length over which the slope is taken with which it goes on beyond its end."""
 
 
 def leaders(values: np.ndarray, kinds: Sequence[str | None]) -> dict[int, int]:
-    """Finds the columns that follow an earlier one of their kind.
+    """Finds the columns that follow another one of their kind.
 
-    Two columns of numbers must have the same ranks, or reversed ones, ties and missing values included; two columns of
-    states need only be one-to-one.
+    Numbers must have the same ranks, or reversed ones, ties and missing values included; states need only be
+    one-to-one. That column leads, the first one if there are several, whose point masses are such of most others.
 
     Args:
         values: the table, NaN where missing, shape (row, column).
-        kinds: of each column, `STATE` or any other word for numbers; None for columns that take no part.
+        kinds: of each column, None for those that take no part.
 
     Returns:
         the leader of each follower, by their places.
     """
-    first: dict[tuple[str, bytes], int] = {}
-    found = {}
+    alike: dict[tuple[str, bytes], list[int]] = {}
     for place, (column, kind) in enumerate(zip(values.T, kinds, strict=True)):
         if kind is None:
             continue
-        order = pd.factorize(column, use_na_sentinel=False)[0] if kind == STATE else _ranks(column)
-        if len(order) - np.unique(order, return_counts=True)[1].max(initial=0) < FEWEST_OFF:
-            continue
-        leader = first.setdefault((kind, hashlib.sha256(order.astype('int64').tobytes()).digest()), place)
-        if leader != place:
-            found[place] = leader
+        order = _ranks(column) if kind == NUMBER else pd.factorize(column, use_na_sentinel=False)[0]
+        _, counts = np.unique(order, return_counts=True)
+        # What repeats tells of states, what differs of numbers; neither does while one value stays.
+        telling = len(order) - max(counts.max(initial=0), 0 if kind == NUMBER else len(counts))
+        if telling >= FEWEST_ROWS:
+            alike.setdefault((kind, hashlib.sha256(order.astype('int64').tobytes()).digest()), []).append(place)
+    found: dict[int, int] = {}
+    for (kind, _), places in alike.items():
+        follow = {place: [other for other in places if other != place] for place in places}
+        if kind == NUMBER and len(places) > 1:
+            follow = {
+                place: [other for other in others if _tells_apart(values[:, place], values[:, other])]
+                for place, others in follow.items()
+            }
+        leader = max(places, key=lambda place: len(follow[place]))
+        found |= dict.fromkeys(follow[leader], leader)
     return found
 
 
-def state_follower(leader: ColumnCodec, leading: PerRow, values: PerRow, resolution: float) -> InflatedCodec:
-    """The codec of a column whose every value is one state of its leader.
+def kind_of_numbers(column: np.ndarray) -> str | None:
+    """The kind of a column of numbers that varies; None for numbers too large or too near to each other for a curve."""
+    present = column[~np.isnan(column)]
+    if is_short_scale(len(np.unique(present)), len(present)):
+        return STATE
+    return NUMBER if np.abs(present).max() < FARTHEST and np.ptp(present) > 1 / FARTHEST else None
+
+
+def follower(leader: ColumnCodec, leading: PerRow, values: PerRow) -> ColumnCodec:
+    """The codec of a column that follows another one.
 
     Args:
-        leader: codec of one column that has a state and no number.
-        leading: that column, shape (row,).
+        leader: codec of the one column that leads.
+        leading: that column, shape (row,), NaN where missing.
         values: the follower, shape (row,), in its unit, or by its codes.
-        resolution: values of the follower no farther than this from each other are one.
     """
+    if leader.num_numbers:
+        return CurveCodec.fit(leader, leading, values)
     states = leader.states(leading[:, None])[:, 0]
     (frequencies,) = leader.frequencies
     value_of_state = torch.full((len(frequencies),), torch.nan, dtype=torch.float64)
     value_of_state[states] = values
-    return InflatedCodec(value_of_state, resolution, None, frequencies)
+    return InflatedCodec(value_of_state, float(resolution_of(values[~values.isnan()].numpy())), None, frequencies)
 
 
 class CurveCodec(ColumnCodec):
-    """One column of numbers that follows another's number, and state if it has one, along a monotone curve."""
-
-    num_numbers = 1
+    """One column of numbers that follows another along a monotone curve, wherever its features take that one."""
 
     def __init__(self, leader: ColumnCodec, leading: Tensor, following: Tensor) -> None:
         """Keeps the curve; use `fit`.
@@ -87,25 +104,27 @@ class CurveCodec(ColumnCodec):
             following: the follower's values there, in its unit, strictly monotone, shape (knot,).
         """
         self.leader, self.leading, self.following = leader, leading, following
+        self.num_numbers = leader.num_numbers
 
     @classmethod
     def fit(cls, leader: ColumnCodec, leading: PerRow, values: PerRow) -> 'CurveCodec':
-        """Takes knots from rows in which both columns have the same or reversed ranks, evenly by rank.
+        """Takes as many training rows as knots as bring the curve near to all of them.
+
+        Point masses and values that repeat, the steps of a scale, are met exactly, others within the resolution.
 
         Args:
             leader: codec of the one column that leads.
             leading: that column, shape (row,), NaN where missing.
-            values: the follower, shape (row,), missing in the same rows.
+            values: the follower, shape (row,), of the same ranks or of reversed ones, missing in the same rows.
         """
-        x, order = leading[~leading.isnan()].sort()
-        y = values[~leading.isnan()][order]
-        exact = leader.point_masses(x[:, None])[:, 0]
-        decoded = leader.decode(leader.encode(x[:, None]), leader.states(x[:, None]))[:, 0]
-        chosen = exact.clone()
-        chosen[np.linspace(0, len(x) - 1, min(MOST_KNOTS, len(x))).round()] = True
-        knots, first = np.unique(torch.where(exact, decoded, x)[chosen].numpy(), return_index=True)
-        leading, following = torch.from_numpy(knots), y[chosen][torch.from_numpy(first)]
-        return cls(leader, *_extended(leading, following))
+        present = leading[~leading.isnan(), None]
+        exact = leader.point_masses(present)
+        delivered = torch.where(exact, leader.decode(leader.encode(present), leader.states(present)), present)
+        x, first = np.unique(delivered.numpy(), return_index=True)
+        y = values[~leading.isnan()].numpy()
+        kept = exact[:, 0].numpy()[first] | (len(x) <= len(y) / 2)
+        knots = _knots(x, y[first], kept, float(resolution_of(y)))
+        return cls(leader, *map(torch.from_numpy, _extended(x[knots], y[first][knots])))
 
     def encode(self, values: Table, generator: torch.Generator | None = None) -> Rows:
         """The leader's number."""
@@ -140,25 +159,54 @@ def _ranks(column: np.ndarray) -> np.ndarray:
     ranks = np.full(len(column), -1)
     ranks[~missing] = np.unique(column[~missing], return_inverse=True)[1]
     from_middle = np.where(missing, 0, 2 * ranks - ranks.max(initial=0))
-    falls = from_middle[(from_middle != 0).argmax()] > 0 if len(column) else False
+    falls = len(column) > 0 and from_middle[(from_middle != 0).argmax()] > 0
     return np.where(missing, -1, ranks.max(initial=0) - ranks) if falls else ranks
 
 
-def _extended(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _tells_apart(leading: np.ndarray, following: np.ndarray) -> bool:
+    """Whether values that are one point mass to a leader's codec are one to the follower, too."""
+    present = ~np.isnan(leading)
+    x, y = leading[present], following[present]
+    order = np.argsort(x)
+    few = len(np.unique(x)) <= len(x) / 10
+    windows = mass_windows(x[order], float(resolution_of(x)), 0.0 if few else max(SMALLEST_SHARE * len(x), 1.0))
+    return all(np.ptp(y[order[start:end]]) <= resolution_of(y) for start, end in windows)
+
+
+def _knots(x: np.ndarray, y: np.ndarray, kept: np.ndarray, accuracy: float) -> np.ndarray:
+    """Which points of a curve are knots: those to be kept, the ends, and what the lines between them miss by more.
+
+    Args:
+        x: increasing, shape (point,).
+        y: strictly monotone, shape (point,).
+        kept: points that are knots in any case, shape (point,).
+        accuracy: how far a point may lie from the line between two knots.
+    """
+    chosen = kept.copy()
+    chosen[[0, -1]] = True
+    while True:
+        missed = np.abs(np.interp(x, x[chosen], y[chosen]) - y)
+        segment = np.cumsum(chosen)
+        by_miss = np.lexsort((missed, segment))
+        worst = by_miss[np.r_[segment[by_miss][1:] != segment[by_miss][:-1], True]]
+        worst = worst[missed[worst] > accuracy]
+        if not len(worst):
+            return chosen
+        chosen[worst] = True
+
+
+def _extended(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A curve that goes on linearly by its own length at both ends."""
     length = x[-1] - x[0]
-    ends = []
-    for outermost, inside in ((0, x > x[0] + WELL_INSIDE * length), (-1, x < x[-1] - WELL_INSIDE * length)):
-        near = inside.nonzero()[0 if outermost == 0 else -1, 0]
-        slope = (y[near] - y[outermost]) / (x[near] - x[outermost])
-        beyond = -length if outermost == 0 else length
-        ends.append((x[outermost] + beyond, y[outermost] + beyond * slope))
-    (first_x, first_y), (last_x, last_y) = ends
-    return torch.cat([first_x[None], x, last_x[None]]), torch.cat([first_y[None], y, last_y[None]])
+    rises = []
+    for end, inside in ((0, x[0] + NEAR_END * length), (-1, x[-1] - NEAR_END * length)):
+        slope = (np.interp(inside, x, y) - y[end]) / (inside - x[end])
+        rises.append(length * slope)
+    return np.r_[x[0] - length, x, x[-1] + length], np.r_[y[0] - rises[0], y, y[-1] + rises[1]]
 
 
 def _along(points: Tensor, onto: Tensor, values: Tensor) -> Tensor:
     """Linear interpolation between increasing points, and beyond them; exact at all points but the last."""
     segment = (torch.searchsorted(points, values.detach().contiguous(), right=True) - 1).clamp(0, len(points) - 2)
-    slopes = onto.diff() / points.diff()
-    return onto[segment] + (values - points[segment]) * slopes[segment]
+    low, high = points[segment], points[segment + 1]
+    return onto[segment] + (values - low) / (high - low) * (onto[segment + 1] - onto[segment])

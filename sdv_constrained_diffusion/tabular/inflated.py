@@ -22,7 +22,7 @@ class InflatedCodec(ColumnCodec):
         """Keeps the parts.
 
         Args:
-            exact: the exact values in the column's unit, increasing, NaN (missing) last, shape (exact,).
+            exact: the exact values in the column's unit, NaN for missing, each once, shape (exact,); in any order.
             resolution: values no farther than this from an exact one are it, in the column's unit.
             rest: codec of the other numbers; None when there are none.
             frequencies: share of each state in the training rows, shape (exact,) or, with a rest, (exact + 1,).

@@ -63,7 +63,7 @@ def exact_values(values: np.ndarray) -> tuple[list[float], float]:
     if not len(values):
         return [], 0.0
     resolution, (levels, counts) = float(resolution_of(values)), np.unique(values, return_counts=True)
-    if len(levels) <= FEW_LEVELS and len(values) > 2 * len(levels):
+    if is_short_scale(len(levels), len(values)):
         return levels.tolist(), resolution
     ordered, spikes = np.sort(values), []
     for start, end in mass_windows(ordered, resolution, max(SMALLEST_SHARE * len(values), 1.0)):
@@ -72,6 +72,11 @@ def exact_values(values: np.ndarray) -> tuple[list[float], float]:
         if not len(beside) or end - start > STANDS_OUT * beside.mean():
             spikes.append(float(ordered[(start + end) // 2]))
     return spikes, resolution
+
+
+def is_short_scale(num_levels: int, num_rows: int) -> bool:
+    """Whether a column takes so few values, each so often, that every one is exact."""
+    return num_levels <= FEW_LEVELS and num_rows > 2 * num_levels
 
 
 def observed_levels(values: np.ndarray) -> np.ndarray:

@@ -527,7 +527,7 @@ def test_round_trip_of_any_table(data):
 def test_a_limit_that_cuts_a_column_needs_no_state_where_values_are_continuous():
     """A spike at the end of the range is encoded as what it is, numbers beyond the limit: the tail of a normal law."""
     column = np.minimum(np.random.default_rng(0).normal(size=4000), 0.5)
-    data = pd.DataFrame({'cut': column, 'same': column})
+    data = pd.DataFrame({'cut': column, 'free': column[::-1]})
     encoder = TableEncoder.fit(data, continuous=['cut'])
     assert (encoder.layout.num_numbers, encoder.layout.num_blocks) == (2, 1)
     values = encoder.values(data)
