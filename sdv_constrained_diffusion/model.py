@@ -119,6 +119,7 @@ class DiffusionModel:
         self.encoder, self.denoiser, self.record = encoder, denoiser, record
         self._sampler = preset.sampler
         self._device = device
+        self._reader = encoder  # of rows of which nothing is given
         self.set_random_state(0)
 
     @classmethod
@@ -167,7 +168,10 @@ class DiffusionModel:
         )
         some = torch.randperm(len(to_learn), generator=generator)[:TYPICAL_ROWS]
         denoiser.requires_grad_(False).calibrate(encoder.encode(to_learn[some], generator), generator)
-        return cls(encoder, denoiser, preset, record, device)
+        model = cls(encoder, denoiser, preset, record, device)
+        if preset.calibrated(encoder.layout):
+            model._calibrate(denoiser, generator)
+        return model
 
     @property
     def loss_values(self) -> pd.DataFrame:
@@ -262,6 +266,17 @@ class DiffusionModel:
         with torch.no_grad():
             return ErrorCovariance.measure(self.denoiser, self.encoder, values, times, generator)
 
+    def _calibrate(self, denoiser: Denoiser, generator: torch.Generator) -> None:
+        """Draws rows, and reads free ones from now on so that they have the marginals of the training rows."""
+        seeds = torch.randint(2**62, (TYPICAL_ROWS // BLOCK,), generator=generator).tolist()
+
+        def drawn(seed: int) -> Tensor:
+            return self._sampler.sample(
+                denoiser, BLOCK, self.encoder.num_features, torch.Generator().manual_seed(seed), None
+            )
+
+        self._reader = self.encoder.drawn_as(self.encoder.layout.numbers(torch.cat(self._each(drawn, seeds))))
+
     def _next_generator(self) -> torch.Generator:
         """The source of randomness of the stream's next block."""
         seed = int(np.random.SeedSequence([self._seed, self._next_block]).generate_state(1)[0])
@@ -271,14 +286,16 @@ class DiffusionModel:
     def _draw_block(self, guidance: Guidance | None, generator: torch.Generator, given: Given | None = None) -> Table:
         if self.denoiser is None:
             return self.encoder.decode(torch.zeros(BLOCK, 0, dtype=torch.float64))
+        # What is given is encoded as in training, and the rest of the row hangs on it, not on marginals.
+        encoder = self._reader if given is None else self.encoder
         denoiser = (
             self.denoiser
             if guidance is None
-            else guidance.guide(self.denoiser, self.encoder, generator, self._sampler.num_steps)
+            else guidance.guide(self.denoiser, encoder, generator, self._sampler.num_steps)
         )
         if guidance is not None and guidance.labels:
             given = self._with_labels(guidance.labels, generator, given)
-        return self.encoder.decode(self._sampler.sample(denoiser, BLOCK, self.encoder.num_features, generator, given))
+        return encoder.decode(self._sampler.sample(denoiser, BLOCK, encoder.num_features, generator, given))
 
     def _with_labels(self, labels: list[str], generator: torch.Generator, given: Given | None) -> Given:
         """Draws the labels first: a law that depends on them must know them before the numbers take shape."""

@@ -25,12 +25,14 @@ class Preset:
         denoiser: builds an untrained denoiser for rows of a layout, of which there are so many to learn from.
         plan: how it is trained.
         sampler: how rows are drawn from it.
+        calibrated: whether columns are read so that drawn rows have the marginals of training rows.
     """
 
     scaling: str
     denoiser: Callable[[Layout, int], Denoiser]
     plan: TrainingPlan
     sampler: Sampler
+    calibrated: Callable[[Layout], bool] = lambda layout: False
 
 
 def paper_preset(decay_steps: int = 1500, decay_factor: float = 0.9) -> Preset:
@@ -67,14 +69,15 @@ def default_preset() -> Preset:
     """Normal scores, masked categories, preconditioned residual network, multistep sampling: minutes, not hours.
 
     The network is small where the table is. It sees hinges of the columns if there are categories or states, or has
-    neighbourhoods beside it if there are many numbers; of fewer, independent ones are drawn first; see
-    `PreconditionedDenoiser`.
+    neighbourhoods beside it if there are many numbers, whose marginals are calibrated; of fewer, independent ones are
+    drawn first; see `PreconditionedDenoiser`.
     """
     return Preset(
         scaling='quantile',
         denoiser=_default_denoiser,
         plan=TrainingPlan(epochs=None, max_steps=20_000, decay='trapezoid', patience=0.5),
         sampler=MultistepSampler(num_steps=30),
+        calibrated=has_many_numbers,
     )
 
 
@@ -96,6 +99,11 @@ MANY_COLUMNS = 64
 """Tables with discrete columns and less columns than this get three blocks, not four."""
 
 
+def has_many_numbers(layout: Layout) -> bool:
+    """Whether a table gets neighbourhoods, and its marginals are calibrated (docs/decisions/0024 and 0035)."""
+    return layout.num_numbers > MOST_HINGED
+
+
 def is_small(layout: Layout, num_rows: int) -> bool:
     """Whether a large network would soon learn the table by heart (read off docs/decisions/0026 and 0029)."""
     few = FEW_MIXED_CELLS if layout.num_blocks else FEW_CELLS
@@ -105,7 +113,7 @@ def is_small(layout: Layout, num_rows: int) -> bool:
 def _size(layout: Layout, num_rows: int) -> tuple[int, int]:
     """Width and depth of the network (docs/decisions/0029)."""
     # Beside neighbourhoods a large network has less to find, and learns rows by heart sooner.
-    if layout.num_numbers > MOST_HINGED:
+    if has_many_numbers(layout):
         return 128, 2
     if is_small(layout, num_rows):
         return (64 if num_rows * layout.num_columns < FEW_CELLS else 128), 2
@@ -113,7 +121,7 @@ def _size(layout: Layout, num_rows: int) -> tuple[int, int]:
 
 
 def _default_denoiser(layout: Layout, num_rows: int) -> Denoiser:
-    wide = layout.num_numbers > MOST_HINGED
+    wide = has_many_numbers(layout)
     width, depth = _size(layout, num_rows)
     # With hinges a network learns rows by heart sooner where all columns are numbers.
     knots = KNOTS if layout.num_blocks and not wide else ()

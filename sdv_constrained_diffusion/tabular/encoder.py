@@ -173,6 +173,20 @@ class TableEncoder:
                 parts.append(_Part(part.codec.select(chosen), places, numbers, blocks))
         return TableEncoder(columns, parts, self.layout, self._categories, self._lattices)
 
+    def drawn_as(self, numbers: Numbers) -> 'TableEncoder':
+        """The encoder for rows whose numbers are distributed as these: it gives them the training rows' marginals.
+
+        Numbers beside a state stay as they are.
+
+        Args:
+            numbers: as a model draws them, shape (row, number).
+        """
+        parts = [
+            _Part(part.codec.drawn_as(numbers[:, part.numbers]), part.columns, part.numbers, part.blocks)
+            for part in self._parts
+        ]
+        return TableEncoder(self.columns, parts, self.layout, self._categories, self._lattices)
+
     def values(self, data: pd.DataFrame) -> Table:
         """The columns of a processed table, shape (row, column), in the order of `columns`.
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sdv_constrained_diffusion._types import Codes, ColumnMask, PerColumn, Rows, Table
 from sdv_constrained_diffusion.tabular.columns import ColumnCodec
+from sdv_constrained_diffusion.tabular.marginals import displaced
 from sdv_constrained_diffusion.tabular.masses import RESOLUTION, SMALLEST_SHARE, mass_windows, resolution_of
 from sdv_constrained_diffusion.tabular.tails import CensoredNormal
 
@@ -98,6 +99,10 @@ class QuantileCodec(ColumnCodec):
         v = values.T.contiguous()
         below = torch.searchsorted(self.values, v, right=True) - 1
         return (self._at(self._in_mass, below) & (self._at(self.values, below) == v)).T
+
+    def drawn_as(self, numbers: Rows) -> 'QuantileCodec':
+        """The codec that gives numbers distributed as these the training rows' marginals."""
+        return QuantileCodec(displaced(self.features, numbers), self.values, self.resolution, self.masses)
 
     def select(self, positions: Sequence[int]) -> 'QuantileCodec':
         """The codec of some of its columns."""
