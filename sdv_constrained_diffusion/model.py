@@ -169,8 +169,8 @@ class DiffusionModel:
         some = torch.randperm(len(to_learn), generator=generator)[:TYPICAL_ROWS]
         denoiser.requires_grad_(False).calibrate(encoder.encode(to_learn[some], generator), generator)
         model = cls(encoder, denoiser, preset, record, device)
-        if preset.calibrated(encoder.layout):
-            model._calibrate(denoiser, generator)
+        if preset.adjusted(encoder.layout):
+            model._adjust(denoiser, generator)
         return model
 
     @property
@@ -266,7 +266,7 @@ class DiffusionModel:
         with torch.no_grad():
             return ErrorCovariance.measure(self.denoiser, self.encoder, values, times, generator)
 
-    def _calibrate(self, denoiser: Denoiser, generator: torch.Generator) -> None:
+    def _adjust(self, denoiser: Denoiser, generator: torch.Generator) -> None:
         """Draws rows, and reads free ones from now on so that they have the marginals of the training rows."""
         seeds = torch.randint(2**62, (TYPICAL_ROWS // BLOCK,), generator=generator).tolist()
 

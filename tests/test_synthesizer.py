@@ -355,26 +355,26 @@ class TooWide(MultistepSampler):
         return rows * 1.2 if given is None else rows
 
 
-def test_marginals_are_calibrated_where_nothing_is_given():
+def test_marginals_are_adjusted_where_nothing_is_given():
     random = np.random.default_rng(0)
     data = pd.DataFrame(random.gamma(3, 1, size=(1000, 1)) + random.gamma(1, 1, size=(1000, 6))).rename(columns=str)
     preset = replace(default_preset(), sampler=TooWide(num_steps=30))
     plan = replace(preset.plan, epochs=3, patience=None)
-    plain, calibrated = (
-        DiffusionModel.fit(data, replace(preset, calibrated=lambda layout, on=on: on), plan, seed=0)
+    plain, adjusted = (
+        DiffusionModel.fit(data, replace(preset, adjusted=lambda layout, on=on: on), plan, seed=0)
         for on in (False, True)
     )
     off, found = (
         np.mean([ks_2samp(data[name], rows[name]).statistic for name in data])
-        for rows in (plain.sample(2048), calibrated.sample(2048))
+        for rows in (plain.sample(2048), adjusted.sample(2048))
     )
     # A fifth in width is 0.044 of KS; two tables of these sizes differ by 0.034.
     assert off > 0.04
     assert found < 0.03
     known = data[['0', '3']].head(40)
-    pd.testing.assert_frame_equal(calibrated.complete(known), plain.complete(known), check_exact=True)
-    assert default_preset().calibrated(Layout(129))
-    assert not default_preset().calibrated(Layout(128))
+    pd.testing.assert_frame_equal(adjusted.complete(known), plain.complete(known), check_exact=True)
+    assert default_preset().adjusted(Layout(129))
+    assert not default_preset().adjusted(Layout(128))
 
 
 def test_grossly_missed_constraint_is_refused_with_its_residual(data):

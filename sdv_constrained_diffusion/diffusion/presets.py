@@ -25,14 +25,14 @@ class Preset:
         denoiser: builds an untrained denoiser for rows of a layout, of which there are so many to learn from.
         plan: how it is trained.
         sampler: how rows are drawn from it.
-        calibrated: whether columns are read so that drawn rows have the marginals of training rows.
+        adjusted: whether columns are read so that drawn rows have the marginals of training rows.
     """
 
     scaling: str
     denoiser: Callable[[Layout, int], Denoiser]
     plan: TrainingPlan
     sampler: Sampler
-    calibrated: Callable[[Layout], bool] = lambda layout: False
+    adjusted: Callable[[Layout], bool] = lambda layout: False
 
 
 def paper_preset(decay_steps: int = 1500, decay_factor: float = 0.9) -> Preset:
@@ -69,7 +69,7 @@ def default_preset() -> Preset:
     """Normal scores, masked categories, preconditioned residual network, multistep sampling: minutes, not hours.
 
     The network is small where the table is. It sees hinges of the columns if there are categories or states, or has
-    neighbourhoods beside it if there are many numbers, whose marginals are calibrated; of fewer, independent ones are
+    neighbourhoods beside it if there are many numbers, whose marginals are adjusted; of fewer, independent ones are
     drawn first; see `PreconditionedDenoiser`.
     """
     return Preset(
@@ -77,7 +77,7 @@ def default_preset() -> Preset:
         denoiser=_default_denoiser,
         plan=TrainingPlan(epochs=None, max_steps=20_000, decay='trapezoid', patience=0.5),
         sampler=MultistepSampler(num_steps=30),
-        calibrated=has_many_numbers,
+        adjusted=has_many_numbers,
     )
 
 
@@ -100,7 +100,7 @@ MANY_COLUMNS = 64
 
 
 def has_many_numbers(layout: Layout) -> bool:
-    """Whether a table gets neighbourhoods, and its marginals are calibrated (docs/decisions/0024 and 0035)."""
+    """Whether a table gets neighbourhoods, and its marginals are adjusted (docs/decisions/0024 and 0035)."""
     return layout.num_numbers > MOST_HINGED
 
 

@@ -15,7 +15,13 @@ from torch import Tensor
 from sdv_constrained_diffusion._types import Codes, ColumnMask, PerRow, Rows, Table
 from sdv_constrained_diffusion.tabular.columns import ColumnCodec
 from sdv_constrained_diffusion.tabular.inflated import InflatedCodec
-from sdv_constrained_diffusion.tabular.masses import SMALLEST_SHARE, is_short_scale, mass_windows, resolution_of
+from sdv_constrained_diffusion.tabular.masses import (
+    SMALLEST_SHARE,
+    is_short_scale,
+    mass_windows,
+    observed_levels,
+    resolution_of,
+)
 
 NUMBER, STATE = 'number', 'state'
 """Kinds of columns: values whose order counts, or values that need have none."""
@@ -172,8 +178,8 @@ def _tells_apart(leading: np.ndarray, following: np.ndarray) -> bool:
     present = ~np.isnan(leading)
     x, y = leading[present], following[present]
     order = np.argsort(x)
-    few = len(np.unique(x)) <= len(x) / 10
-    windows = mass_windows(x[order], float(resolution_of(x)), 0.0 if few else max(SMALLEST_SHARE * len(x), 1.0))
+    fewest = 0.0 if len(observed_levels(x)) else max(SMALLEST_SHARE * len(x), 1.0)
+    windows = mass_windows(x[order], float(resolution_of(x)), fewest)
     return all(np.ptp(y[order[start:end]]) <= resolution_of(y) for start, end in windows)
 
 

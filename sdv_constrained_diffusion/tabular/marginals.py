@@ -18,18 +18,18 @@ SHARES = np.array(
 """Of the rows, at whose quantiles numbers are compared."""
 
 
-def displaced(scores: Float[Tensor, 'number knot'], drawn: Numbers) -> Float[Tensor, 'number knot']:
+def shifted(scores: Float[Tensor, 'number knot'], drawn: Numbers) -> Float[Tensor, 'number knot']:
     r"""Where normal scores lie among numbers that were drawn: `Q(\Phi(score))`, Q the quantiles of the drawn ones.
 
-    What chance does to so few rows is left out: a number's displacements count by `1 - k / \sum (d_i / s_i)^2`, k of
-    them, each with standard error s (James and Stein 1961). Beyond the outermost quantiles the displacement stays.
+    What chance does to so few rows is left out: a number's shifts count by `1 - k / \sum (d_i / s_i)^2`, k of
+    them, each with standard error s (James and Stein 1961). Beyond the outermost quantiles the shift stays.
 
     Args:
         scores: increasing along a number.
         drawn: shape (row, number).
 
     Returns:
-        the same scores, displaced, increasing along a number.
+        the same scores, shifted, increasing along a number.
     """
     normal = torch.special.ndtri(torch.from_numpy(SHARES)).numpy()
     density = np.exp(-(normal**2) / 2) / np.sqrt(2 * np.pi)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sdv_constrained_diffusion._types import Codes, ColumnMask, PerColumn, Rows, Table
 from sdv_constrained_diffusion.tabular.columns import ColumnCodec
-from sdv_constrained_diffusion.tabular.marginals import displaced
+from sdv_constrained_diffusion.tabular.marginals import shifted
 from sdv_constrained_diffusion.tabular.masses import RESOLUTION, SMALLEST_SHARE, mass_windows, resolution_of
 from sdv_constrained_diffusion.tabular.tails import CensoredNormal
 
@@ -102,7 +102,7 @@ class QuantileCodec(ColumnCodec):
 
     def drawn_as(self, numbers: Rows) -> 'QuantileCodec':
         """The codec that gives numbers distributed as these the training rows' marginals."""
-        return QuantileCodec(displaced(self.features, numbers), self.values, self.resolution, self.masses)
+        return QuantileCodec(shifted(self.features, numbers), self.values, self.resolution, self.masses)
 
     def select(self, positions: Sequence[int]) -> 'QuantileCodec':
         """The codec of some of its columns."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sdv_constrained_diffusion.tabular.encoder import TableEncoder
-from sdv_constrained_diffusion.tabular.marginals import displaced
+from sdv_constrained_diffusion.tabular.marginals import shifted
 
 SCORES = torch.linspace(-3, 3, 61, dtype=torch.float64)
 
@@ -21,7 +21,7 @@ def normal(num_rows, num_numbers, seed=0):
 
 def test_scores_go_where_their_share_of_the_drawn_numbers_ends():
     drawn = normal(20_000, 2) * torch.tensor([1.2, 0.8]) + torch.tensor([0.3, 0.0])
-    moved = displaced(SCORES.expand(2, -1), drawn)
+    moved = shifted(SCORES.expand(2, -1), drawn)
     inside = SCORES.abs() <= 2.5
     for found, slope, shift in zip(moved, (1.2, 0.8), (0.3, 0.0), strict=True):
         # Standard error of a quantile at 2.5 deviations is 0.04 among 20,000; lines between quantiles add 0.01.
@@ -30,7 +30,7 @@ def test_scores_go_where_their_share_of_the_drawn_numbers_ends():
 
 def test_what_chance_does_is_left_out():
     """Of a hundred numbers that are normal most stay as they are, and none moves by more than chance does."""
-    moved = displaced(SCORES.expand(100, -1), normal(2048, 100)) - SCORES
+    moved = shifted(SCORES.expand(100, -1), normal(2048, 100)) - SCORES
     assert (moved == 0).all(1).double().mean() > 0.5
     # At one deviation the standard error is 0.033; the largest of a hundred is 2.6 of these.
     assert moved[:, SCORES.abs() <= 1].abs().max() < 0.1
@@ -38,18 +38,18 @@ def test_what_chance_does_is_left_out():
 
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 10_000), num_rows=st.integers(1, 300), size=st.sampled_from([0.0, 1e-3, 1.0, 50.0]))
-def test_displaced_scores_increase(seed, num_rows, size):
+def test_shifted_scores_increase(seed, num_rows, size):
     """Whatever is drawn, equal numbers included: or a map would not be invertible."""
     drawn = size * normal(num_rows, 3, seed).round()
-    moved = displaced(SCORES.expand(3, -1), drawn)
+    moved = shifted(SCORES.expand(3, -1), drawn)
     assert moved.isfinite().all()
     assert (moved.diff() > 0).all()
-    alone = displaced(SCORES.expand(1, -1), drawn[:, [1]])
+    alone = shifted(SCORES.expand(1, -1), drawn[:, [1]])
     torch.testing.assert_close(alone[0], moved[1], rtol=1e-12, atol=1e-12)  # sums in another order
 
 
 def test_no_numbers_at_all():
-    assert displaced(torch.zeros(0, 5).double(), normal(10, 0)).shape == (0, 5)
+    assert shifted(torch.zeros(0, 5).double(), normal(10, 0)).shape == (0, 5)
 
 
 def table(num_rows=4000):
