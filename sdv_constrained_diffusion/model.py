@@ -119,7 +119,7 @@ class DiffusionModel:
         self.encoder, self.denoiser, self.record = encoder, denoiser, record
         self._sampler = preset.sampler
         self._device = device
-        self._reader = encoder  # of rows of which nothing is given
+        self._free_encoder = encoder  # of rows of which no number is given
         self.set_random_state(0)
 
     @classmethod
@@ -170,7 +170,7 @@ class DiffusionModel:
         denoiser.requires_grad_(False).calibrate(encoder.encode(to_learn[some], generator), generator)
         model = cls(encoder, denoiser, preset, record, device)
         if preset.adjusted(encoder.layout):
-            model._adjust(denoiser, generator)
+            model._adjust(generator)
         return model
 
     @property
@@ -266,16 +266,16 @@ class DiffusionModel:
         with torch.no_grad():
             return ErrorCovariance.measure(self.denoiser, self.encoder, values, times, generator)
 
-    def _adjust(self, denoiser: Denoiser, generator: torch.Generator) -> None:
+    def _adjust(self, generator: torch.Generator) -> None:
         """Draws rows, and reads free ones from now on so that they have the marginals of the training rows."""
+        assert self.denoiser is not None
+        denoiser, width = self.denoiser, self.encoder.num_features
         seeds = torch.randint(2**62, (TYPICAL_ROWS // BLOCK,), generator=generator).tolist()
 
         def drawn(seed: int) -> Tensor:
-            return self._sampler.sample(
-                denoiser, BLOCK, self.encoder.num_features, torch.Generator().manual_seed(seed), None
-            )
+            return self._sampler.sample(denoiser, BLOCK, width, torch.Generator().manual_seed(seed))
 
-        self._reader = self.encoder.drawn_as(self.encoder.layout.numbers(torch.cat(self._each(drawn, seeds))))
+        self._free_encoder = self.encoder.adjusted_to(self.encoder.layout.numbers(torch.cat(self._each(drawn, seeds))))
 
     def _next_generator(self) -> torch.Generator:
         """The source of randomness of the stream's next block."""
@@ -286,8 +286,9 @@ class DiffusionModel:
     def _draw_block(self, guidance: Guidance | None, generator: torch.Generator, given: Given | None = None) -> Table:
         if self.denoiser is None:
             return self.encoder.decode(torch.zeros(BLOCK, 0, dtype=torch.float64))
-        # What is given is encoded as in training, and the rest of the row hangs on it, not on marginals.
-        encoder = self._reader if given is None else self.encoder
+        # Numbers that are given are encoded as in training, and the rest hangs on them, not on marginals.
+        free = given is None or not self.encoder.layout.numbers(given.known).any()
+        encoder = self._free_encoder if free else self.encoder
         denoiser = (
             self.denoiser
             if guidance is None

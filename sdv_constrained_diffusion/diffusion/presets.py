@@ -16,6 +16,11 @@ from sdv_constrained_diffusion.diffusion.schedule import EDMSchedule, linear_sch
 from sdv_constrained_diffusion.diffusion.training import TrainingPlan
 
 
+def never(layout: Layout) -> bool:
+    """For no table."""
+    return False
+
+
 @dataclass(frozen=True)
 class Preset:
     """A recipe.
@@ -25,14 +30,14 @@ class Preset:
         denoiser: builds an untrained denoiser for rows of a layout, of which there are so many to learn from.
         plan: how it is trained.
         sampler: how rows are drawn from it.
-        adjusted: whether columns are read so that drawn rows have the marginals of training rows.
+        adjusted: whether columns without a state are read so that free rows have the marginals of training rows.
     """
 
     scaling: str
     denoiser: Callable[[Layout, int], Denoiser]
     plan: TrainingPlan
     sampler: Sampler
-    adjusted: Callable[[Layout], bool] = lambda layout: False
+    adjusted: Callable[[Layout], bool] = never
 
 
 def paper_preset(decay_steps: int = 1500, decay_factor: float = 0.9) -> Preset:

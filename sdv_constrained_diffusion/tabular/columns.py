@@ -47,7 +47,7 @@ class ColumnCodec(abc.ABC):
     def point_masses(self, values: Table) -> ColumnMask:
         """True for values that are exact by nature."""
 
-    def drawn_as(self, numbers: Rows) -> 'ColumnCodec':
+    def adjusted_to(self, numbers: Rows) -> 'ColumnCodec':
         """The codec for numbers that are distributed as these, not as in training, shape (row, number).
 
         By default a codec asks nothing of the distribution.

@@ -173,7 +173,7 @@ class TableEncoder:
                 parts.append(_Part(part.codec.select(chosen), places, numbers, blocks))
         return TableEncoder(columns, parts, self.layout, self._categories, self._lattices)
 
-    def drawn_as(self, numbers: Numbers) -> 'TableEncoder':
+    def adjusted_to(self, numbers: Numbers) -> 'TableEncoder':
         """The encoder for rows whose numbers are distributed as these: it gives them the training rows' marginals.
 
         Numbers beside a state stay as they are.
@@ -182,7 +182,7 @@ class TableEncoder:
             numbers: as a model draws them, shape (row, number).
         """
         parts = [
-            _Part(part.codec.drawn_as(numbers[:, part.numbers]), part.columns, part.numbers, part.blocks)
+            _Part(part.codec.adjusted_to(numbers[:, part.numbers]), part.columns, part.numbers, part.blocks)
             for part in self._parts
         ]
         return TableEncoder(self.columns, parts, self.layout, self._categories, self._lattices)

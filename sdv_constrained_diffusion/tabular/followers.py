@@ -148,9 +148,9 @@ class CurveCodec(ColumnCodec):
         """True where the leader is exact by nature."""
         return self.leader.point_masses(self._led(values))
 
-    def drawn_as(self, numbers: Rows) -> 'CurveCodec':
+    def adjusted_to(self, numbers: Rows) -> 'CurveCodec':
         """The same curve behind the leader's codec for such numbers."""
-        return CurveCodec(self.leader.drawn_as(numbers), self.leading, self.following)
+        return CurveCodec(self.leader.adjusted_to(numbers), self.leading, self.following)
 
     def select(self, positions: Sequence[int]) -> 'CurveCodec':
         """Itself: there is one column."""

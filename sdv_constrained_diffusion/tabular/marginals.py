@@ -17,27 +17,23 @@ SHARES = np.array(
 )
 """Of the rows, at whose quantiles numbers are compared."""
 
+SLOWEST = 1e-3
+"""Least slope of the shifted scores by the scores, so that they increase even where all numbers are one."""
+
 
 def shifted(scores: Float[Tensor, 'number knot'], drawn: Numbers) -> Float[Tensor, 'number knot']:
     r"""Where normal scores lie among numbers that were drawn: `Q(\Phi(score))`, Q the quantiles of the drawn ones.
 
-    What chance does to so few rows is left out: a number's shifts count by `1 - k / \sum (d_i / s_i)^2`, k of
-    them, each with standard error s (James and Stein 1961). Beyond the outermost quantiles the shift stays.
+    Between the quantiles that are compared the shift is linear, beyond the outermost it stays.
 
     Args:
         scores: increasing along a number.
-        drawn: shape (row, number).
+        drawn: shape (row, number), one row or more.
 
     Returns:
         the same scores, shifted, increasing along a number.
     """
     normal = torch.special.ndtri(torch.from_numpy(SHARES)).numpy()
-    density = np.exp(-(normal**2) / 2) / np.sqrt(2 * np.pi)
-    error = np.sqrt(SHARES * (1 - SHARES) / len(drawn)) / density
-    moves = np.quantile(drawn.numpy(), SHARES, axis=0).T - normal
-    counts = 1 - len(SHARES) / np.maximum(((moves / error) ** 2).sum(1), len(SHARES))
-    moved = [
-        own + np.interp(own, normal, count * move)
-        for own, count, move in zip(scores.numpy(), counts, moves, strict=True)
-    ]
-    return torch.from_numpy(np.stack(moved)) if moved else scores
+    shifts = (1 - SLOWEST) * (np.quantile(drawn.numpy(), SHARES, axis=0).T - normal)
+    moved = [own + np.interp(own, normal, shift) for own, shift in zip(scores.numpy(), shifts, strict=True)]
+    return torch.from_numpy(np.stack(moved))

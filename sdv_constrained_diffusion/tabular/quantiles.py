@@ -100,7 +100,7 @@ class QuantileCodec(ColumnCodec):
         below = torch.searchsorted(self.values, v, right=True) - 1
         return (self._at(self._in_mass, below) & (self._at(self.values, below) == v)).T
 
-    def drawn_as(self, numbers: Rows) -> 'QuantileCodec':
+    def adjusted_to(self, numbers: Rows) -> 'QuantileCodec':
         """The codec that gives numbers distributed as these the training rows' marginals."""
         return QuantileCodec(shifted(self.features, numbers), self.values, self.resolution, self.masses)
 
