@@ -1,7 +1,7 @@
 """Whole recipes by name: scaling, network, noise schedule, training plan, sampler."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -37,7 +37,7 @@ class Preset:
     denoiser: Callable[[Layout, int], Denoiser]
     plan: TrainingPlan
     sampler: Sampler
-    adjusted: Callable[[Layout], bool] = never
+    adjusted: Callable[[Layout], bool] = field(default_factory=lambda: never)
 
 
 def paper_preset(decay_steps: int = 1500, decay_factor: float = 0.9) -> Preset:
