@@ -1,7 +1,7 @@
 """Columns that say what another column says already: in every training row the two are one-to-one.
 
-Such a follower has no features of its own. It is read off its leader's, so that the two do not come apart, and the
-network has less to learn.
+Such a follower has no features of its own. It is read off its leader's, so that a model draws no two that contradict
+each other, and the network has less to learn.
 """
 
 import hashlib
