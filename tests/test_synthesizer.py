@@ -383,6 +383,13 @@ def test_marginals_are_adjusted_where_no_number_is_given():
     pd.testing.assert_frame_equal(adjusted.complete(known), plain.complete(known), check_exact=True)
     assert default_preset().adjusted(Layout(129))
     assert not default_preset().adjusted(Layout(128))
+    assert not Preset('quantile', default_preset().denoiser, plan, preset.sampler).adjusted(Layout(129))
+
+
+def test_presets_travel():
+    default = default_preset()
+    for preset in (default, Preset(default.scaling, default.denoiser, default.plan, default.sampler)):
+        assert pickle.loads(pickle.dumps(preset)).adjusted is preset.adjusted
 
 
 def test_grossly_missed_constraint_is_refused_with_its_residual(data):

@@ -100,9 +100,11 @@ class TableEncoder:
         values = _values(data, categories)
         lattices: dict[str, Tensor] = {}
         kinds: list[str | None] = []
+        same, plain, levels = [], [], []
         for place, name in enumerate(data.columns):
             column = values[:, place]
-            constant = is_constant(column, _spread(name in continuous))
+            if constant := is_constant(column, _spread(name in continuous)):
+                same.append(place)
             if name not in categories and name not in continuous and len(lattice := observed_levels(column)):
                 lattices[name] = torch.from_numpy(lattice)
             kinds.append(None if constant else STATE if name in categories else kind_of_numbers(column))
@@ -110,14 +112,11 @@ class TableEncoder:
         # A leader is cut by limits where one of its followers is.
         censored = {*continuous, *(data.columns[i] for at, i in followers.items() if data.columns[at] in continuous)}
         found: list[tuple[ColumnCodec, list[int]]] = []
-        same, plain, levels = [], [], []
         for place, name in enumerate(data.columns):
-            if place in followers:
-                continue
             spread = _spread(name in continuous)
-            if is_constant(values[:, place], spread):
-                same.append(place)
-            elif name in categories:
+            if place in followers or place in same:
+                continue
+            if name in categories:
                 levels.append(place)
             elif codec := _inflated(values[:, place], scaling, spread, name in censored, name in lattices):
                 found.append((codec, [place]))
