@@ -25,8 +25,9 @@ from record import record
 from sdv_constrained_diffusion._layout import Layout
 from sdv_constrained_diffusion.diffusion.backbone import ResidualMLP
 from sdv_constrained_diffusion.diffusion.denoiser import PreconditionedDenoiser
+from sdv_constrained_diffusion.diffusion.plan import TrainingPlan
 from sdv_constrained_diffusion.diffusion.schedule import EDMSchedule
-from sdv_constrained_diffusion.diffusion.training import TrainingPlan, parameter_groups, train
+from sdv_constrained_diffusion.diffusion.training import parameter_groups, train
 from sdv_constrained_diffusion.tabular.encoder import TableEncoder
 from tasks import TASKS
 

@@ -20,8 +20,8 @@ from scipy.stats import ks_2samp
 from record import record
 from sdv_constrained_diffusion import PowerFlow
 from sdv_constrained_diffusion.constraints.feasibility import violations
+from sdv_constrained_diffusion.diffusion.plan import TrainingPlan
 from sdv_constrained_diffusion.diffusion.presets import default_preset
-from sdv_constrained_diffusion.diffusion.training import TrainingPlan
 from sdv_constrained_diffusion.guidance.finishing import Finisher
 from sdv_constrained_diffusion.model import DiffusionModel
 from sdv_constrained_diffusion.power import scenarios

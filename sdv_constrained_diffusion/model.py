@@ -16,9 +16,10 @@ from sdv_constrained_diffusion._layout import Layout
 from sdv_constrained_diffusion._types import Table
 from sdv_constrained_diffusion.diffusion.denoiser import Denoiser
 from sdv_constrained_diffusion.diffusion.devices import is_available
+from sdv_constrained_diffusion.diffusion.plan import TrainingPlan
 from sdv_constrained_diffusion.diffusion.presets import Preset, is_small
 from sdv_constrained_diffusion.diffusion.sampler import Given
-from sdv_constrained_diffusion.diffusion.training import TrainingPlan, TrainingRecord, train
+from sdv_constrained_diffusion.diffusion.training import TrainingRecord, train
 from sdv_constrained_diffusion.guidance.chord import Chord
 from sdv_constrained_diffusion.guidance.gauss_newton import GaussNewtonGuidance
 from sdv_constrained_diffusion.guidance.gradient import GradientGuidance

@@ -16,10 +16,11 @@ from sdv_constrained_diffusion import ConstrainedDiffusionSynthesizer, constrain
 from sdv_constrained_diffusion._layout import Layout
 from sdv_constrained_diffusion.diffusion.backbone import ResidualMLP
 from sdv_constrained_diffusion.diffusion.denoiser import PreconditionedDenoiser
+from sdv_constrained_diffusion.diffusion.plan import TrainingPlan
 from sdv_constrained_diffusion.diffusion.presets import Preset, default_preset, paper_preset
 from sdv_constrained_diffusion.diffusion.sampler import MultistepSampler
 from sdv_constrained_diffusion.diffusion.schedule import EDMSchedule
-from sdv_constrained_diffusion.diffusion.training import TrainingPlan, TrainingRecord
+from sdv_constrained_diffusion.diffusion.training import TrainingRecord
 from sdv_constrained_diffusion.errors import ColumnMissingError, ConstraintError, ConstraintMismatchError, DataError
 from sdv_constrained_diffusion.model import DiffusionModel, _held_out
 from sdv_constrained_diffusion.tabular.encoder import TableEncoder

@@ -11,9 +11,9 @@ from sdv_constrained_diffusion.diffusion.backbone import PlainMLP, ResidualMLP
 from sdv_constrained_diffusion.diffusion.denoiser import Denoiser, NoisePredictor, PreconditionedDenoiser
 from sdv_constrained_diffusion.diffusion.masking import Masking
 from sdv_constrained_diffusion.diffusion.neighbourhoods import NeighbourhoodMLPs
+from sdv_constrained_diffusion.diffusion.plan import TrainingPlan
 from sdv_constrained_diffusion.diffusion.sampler import AncestralSampler, MultistepSampler, Sampler
 from sdv_constrained_diffusion.diffusion.schedule import EDMSchedule, linear_schedule
-from sdv_constrained_diffusion.diffusion.training import TrainingPlan
 
 
 def never(layout: Layout) -> bool:

@@ -7,9 +7,10 @@ from torch import nn
 from sdv_constrained_diffusion._layout import Layout
 from sdv_constrained_diffusion.diffusion.backbone import PlainMLP, ResidualMLP
 from sdv_constrained_diffusion.diffusion.denoiser import NoisePredictor, PreconditionedDenoiser
+from sdv_constrained_diffusion.diffusion.plan import TrainingPlan
 from sdv_constrained_diffusion.diffusion.presets import PRESETS, default_preset, paper_preset
 from sdv_constrained_diffusion.diffusion.sampler import AncestralSampler, MultistepSampler
-from sdv_constrained_diffusion.diffusion.training import TrainingPlan, train
+from sdv_constrained_diffusion.diffusion.training import train
 from sdv_constrained_diffusion.tabular.encoder import SCALINGS
 
 MIXED = Layout(1, [torch.tensor([0.2, 0.8]).double(), torch.tensor([0.7, 0.3, 0.0]).double()])

@@ -18,8 +18,9 @@ from sdv_constrained_diffusion._layout import Layout
 from sdv_constrained_diffusion.diffusion import training
 from sdv_constrained_diffusion.diffusion.backbone import ResidualMLP
 from sdv_constrained_diffusion.diffusion.denoiser import Denoiser, PreconditionedDenoiser
+from sdv_constrained_diffusion.diffusion.plan import TrainingPlan
 from sdv_constrained_diffusion.diffusion.schedule import EDMSchedule
-from sdv_constrained_diffusion.diffusion.training import TrainingPlan, train
+from sdv_constrained_diffusion.diffusion.training import train
 
 COVARIANCE = torch.tensor([[1.0, 0.95], [0.95, 1.0]], dtype=torch.float64)
 IDENTITY = torch.eye(2, dtype=torch.float64)
@@ -395,7 +396,8 @@ class Costly(Slope):
 
 def run_timed(monkeypatch, plan, seconds=(1.0,), num_rows=4):
     clock = SteppingTime()
-    monkeypatch.setattr('sdv_constrained_diffusion.diffusion.training.time', clock)
+    for module in ('training', 'clock'):
+        monkeypatch.setattr(f'sdv_constrained_diffusion.diffusion.{module}.time', clock)
     denoiser = Costly(clock, seconds)
     rows = torch.arange(float(num_rows), dtype=torch.float64)[:, None]
     return denoiser, train(denoiser, lambda _: rows, plan, torch.Generator().manual_seed(0))
@@ -468,7 +470,7 @@ def test_max_steps_leaves_out_whole_epochs_but_not_the_first(num_rows, batch_siz
 
 
 def test_a_network_larger_than_the_reference_makes_fewer_steps(monkeypatch):
-    monkeypatch.setattr('sdv_constrained_diffusion.diffusion.training.REFERENCE_WEIGHTS', 0.25)  # it has one weight
+    monkeypatch.setattr('sdv_constrained_diffusion.diffusion.plan.REFERENCE_WEIGHTS', 0.25)  # it has one weight
     _, record = run_slope(TrainingPlan(epochs=100, batch_size=4, max_steps=40), num_rows=4)
     assert len(record.losses) == 10
 
