@@ -86,15 +86,15 @@ class PrincipalAxes:
             sigma: deviation of the noise, shape ().
             known: which numbers are known; None for none.
         """
-        out = self.back(z * (self.variances.to(z) + sigma**2).sqrt())
+        out = self.back(z * (self.variances + sigma**2).sqrt())
         if known is None:
             return out
-        covariance = (self.directions * self.variances).to(z) @ self.directions.to(z).T
-        for K, noise, rows in _patterns(known, sigma.to(z).expand(len(z))):
+        covariance = (self.directions * self.variances) @ self.directions.T
+        for K, noise, rows in _patterns(known, sigma.expand(len(z))):
             if K.any():
                 left = covariance - covariance[:, K] @ _regression(covariance, K, noise)
                 variances, directions = torch.linalg.eigh((left + left.T) / 2)
-                out[rows] = self.mean.to(z) + (z[rows] * (variances.clamp(min=0) + noise**2).sqrt()) @ directions.T
+                out[rows] = self.mean + (z[rows] * (variances.clamp(min=0) + noise**2).sqrt()) @ directions.T
         return out
 
     def regressed(self, x0_hat: Numbers, clean: Numbers, known: Bool[Tensor, 'row number'], sigma: PerRow) -> Numbers:
@@ -111,9 +111,11 @@ class PrincipalAxes:
             known: which numbers are known.
             sigma: deviation of each row's noise, above 0.
         """
-        variances, directions, out = self.variances.to(x0_hat), self.directions.to(x0_hat), x0_hat
+        out = x0_hat
         for K, noise, rows in _patterns(known, sigma):
-            covariance = (directions * (variances * noise**2 / (variances + noise**2))) @ directions.T
+            covariance = (
+                self.directions * (self.variances * noise**2 / (self.variances + noise**2))
+            ) @ self.directions.T
             out = out.index_add(0, rows, (clean - x0_hat)[rows][:, K] @ _regression(covariance, K, noise))
         return out
 
@@ -140,5 +142,8 @@ def _patterns(known: Bool[Tensor, 'row number'], sigma: PerRow) -> Iterator[tupl
 
 def _regression(covariance: Square, K: NumberMask, noise: Tensor) -> Float[Tensor, 'known number']:
     r"""`(C_{KK} + r^2 I)^{-1} C_{K \cdot}`, shape (known, number): what known numbers say of all."""
-    inner = covariance[K][:, K] + torch.eye(int(K.sum())).to(covariance) * (0.1 * noise).clamp(max=KNOWN_NOISE) ** 2
+    inner = (
+        covariance[K][:, K]
+        + torch.eye(int(K.sum()), dtype=covariance.dtype) * (0.1 * noise).clamp(max=KNOWN_NOISE) ** 2
+    )
     return torch.linalg.solve(inner, covariance[K])

@@ -55,7 +55,7 @@ class NeighbourhoodMLPs(nn.Module):
         self.time = nn.Sequential(SinusoidalEmbedding(_TIME_WIDTH), nn.Linear(_TIME_WIDTH, _TIME_FEATURES), nn.SiLU())
         bound = 1 / (math.sqrt(fan_in) * pace)
         self.first = nn.Parameter(torch.empty(num_numbers, width, fan_in).uniform_(-bound, bound))
-        self.shift = nn.Parameter(torch.empty(num_numbers, width, 1).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(num_numbers, width, 1).uniform_(-bound, bound))
         self.second = nn.Parameter(torch.zeros(num_numbers, width, 1))
 
     def measure(self, numbers: Numbers) -> None:
@@ -78,7 +78,7 @@ class NeighbourhoodMLPs(nn.Module):
             some = slice(start, start + together)
             seen = both[self.near[some]].flatten(1, 2)
             inputs = torch.cat([seen, time.expand(len(seen), -1, len(noisy))], dim=1)
-            hidden = nn.functional.silu(self.pace * torch.baddbmm(self.shift[some], self.first[some], inputs))
+            hidden = nn.functional.silu(self.pace * torch.baddbmm(self.bias[some], self.first[some], inputs))
             said.append(self.pace * (hidden * self.second[some]).sum(1))
         return torch.cat(said).T
 

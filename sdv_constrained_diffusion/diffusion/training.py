@@ -136,7 +136,7 @@ def parameter_groups(denoiser: nn.Module, decay: float) -> list[dict[str, Any]]:
     """AdamW's groups: biases do not decay, above all not those that hold the levels' frequencies."""
     biases, others = list[Tensor](), list[Tensor]()
     for name, parameter in denoiser.named_parameters():
-        (biases if name.endswith(('bias', 'shift')) else others).append(parameter)
+        (biases if name.endswith('bias') else others).append(parameter)
     return [{'params': others, 'weight_decay': decay}, {'params': biases, 'weight_decay': 0.0}]
 
 

@@ -74,8 +74,8 @@ def test_each_network_is_the_plain_formula(monkeypatch, num_numbers, num_rows, s
     for number, near in enumerate(nets.near):
         pairs = torch.stack([noisy[:, near], estimate[:, near]], dim=2).flatten(1)
         inputs = torch.cat([pairs, time], dim=1)
-        first, shift, second = (2 * each[number] for each in (nets.first, nets.shift, nets.second))
-        expected = torch.nn.functional.silu(inputs @ first.T + shift[:, 0]) @ second[:, 0]
+        first, bias, second = (2 * each[number] for each in (nets.first, nets.bias, nets.second))
+        expected = torch.nn.functional.silu(inputs @ first.T + bias[:, 0]) @ second[:, 0]
         torch.testing.assert_close(found[:, number], expected, rtol=1e-10, atol=1e-10)  # order of sums
 
 
