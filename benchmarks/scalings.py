@@ -26,8 +26,8 @@ from sdv_constrained_diffusion.guidance.finishing import Finisher
 from sdv_constrained_diffusion.model import DiffusionModel
 from sdv_constrained_diffusion.power import scenarios
 from sdv_constrained_diffusion.report.classifier import real_or_synthetic_auc
+from sdv_constrained_diffusion.tabular.arrangement import SCALINGS
 from sdv_constrained_diffusion.tabular.columns import AffineCodec
-from sdv_constrained_diffusion.tabular.encoder import SCALINGS
 
 NUM_ROWS = 10_000
 NULL = 1e-9

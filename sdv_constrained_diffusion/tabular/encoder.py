@@ -1,7 +1,6 @@
 """A processed table <-> rows in model space."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,37 +14,8 @@ from sdv_constrained_diffusion._layout import Layout
 from sdv_constrained_diffusion._numbers import finite_numbers
 from sdv_constrained_diffusion._types import Codes, ColumnMask, FeatureMask, Numbers, Rows, Table
 from sdv_constrained_diffusion.errors import DataError
-from sdv_constrained_diffusion.tabular.columns import AffineCodec, ColumnCodec, ConstantCodec, DiscreteCodec
-from sdv_constrained_diffusion.tabular.followers import STATE, follower, kind_of_numbers, leaders
-from sdv_constrained_diffusion.tabular.inflated import InflatedCodec
-from sdv_constrained_diffusion.tabular.masses import (
-    FEW_LEVELS,
-    ROUNDING,
-    SOLVER_DIGITS,
-    exact_values,
-    is_constant,
-    observed_levels,
-)
-from sdv_constrained_diffusion.tabular.quantiles import QuantileCodec
-
-Scaling = Callable[[np.ndarray, Sequence[bool]], ColumnCodec]
-"""Columns, shape (row, column), and which of them take few values, each often -> their codec."""
-
-SCALINGS: dict[str, Scaling] = {
-    'minmax': lambda values, stepped: AffineCodec.fit(values),
-    'quantile': lambda values, stepped: QuantileCodec.fit(values, stepped=stepped),
-}
-"""Codecs of numbers that vary, by the name that presets use."""
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Some columns: their codec, their places in the table, those of their numbers and of their blocks in a row."""
-
-    codec: ColumnCodec
-    columns: list[int]
-    numbers: list[int]
-    blocks: list[int]
+from sdv_constrained_diffusion.tabular.arrangement import Column, Part, arranged
+from sdv_constrained_diffusion.tabular.masses import observed_levels
 
 
 class TableEncoder:
@@ -61,7 +31,7 @@ class TableEncoder:
     def __init__(
         self,
         columns: Sequence[str],
-        parts: Sequence[_Part],
+        parts: Sequence[Part],
         layout: Layout,
         categories: dict[str, Categories],
         lattices: dict[str, Tensor],
@@ -98,39 +68,13 @@ class TableEncoder:
         """
         categories = {name: Categories.fit(data[name]) for name in data.columns if name in discrete}
         values = _values(data, categories)
-        lattices: dict[str, Tensor] = {}
-        kinds: list[str | None] = []
-        same, plain, levels = [], [], []
-        for place, name in enumerate(data.columns):
-            column = values[:, place]
-            if constant := is_constant(column, _spread(name in continuous)):
-                same.append(place)
-            if name not in categories and name not in continuous and len(lattice := observed_levels(column)):
-                lattices[name] = torch.from_numpy(lattice)
-            kinds.append(None if constant else STATE if name in categories else kind_of_numbers(column))
-        followers = leaders(values, kinds) if scaling == 'quantile' else {}
-        # A leader is cut by limits where one of its followers is.
-        censored = {*continuous, *(data.columns[i] for at, i in followers.items() if data.columns[at] in continuous)}
-        found: list[tuple[ColumnCodec, list[int]]] = []
-        for place, name in enumerate(data.columns):
-            spread = _spread(name in continuous)
-            if place in followers or place in same:
-                continue
-            if name in categories:
-                levels.append(place)
-            elif codec := _inflated(values[:, place], scaling, spread, name in censored, name in lattices):
-                found.append((codec, [place]))
-            else:
-                plain.append(place)
-        if same:
-            found.append((ConstantCodec.fit(values[:, same]), same))
-        if plain:
-            stepped = [data.columns[place] in lattices for place in plain]
-            found.insert(0, (SCALINGS[scaling](values[:, plain], stepped), plain))
-        if levels:
-            found.append((DiscreteCodec.fit(values[:, levels]), levels))
-        parts, layout = _arrange(found)
-        parts += [_following(parts, values, *pair) for pair in followers.items()]
+        lattices = {
+            name: torch.from_numpy(lattice)
+            for name, column in zip(data.columns, values.T, strict=True)
+            if name not in categories and name not in continuous and len(lattice := observed_levels(column))
+        }
+        columns = [Column(name in categories, name in continuous, name in lattices) for name in data.columns]
+        parts, layout = arranged(values, columns, scaling)
         return cls(list(data.columns), parts, layout, categories, lattices)
 
     @property
@@ -169,7 +113,7 @@ class TableEncoder:
                 places = [wanted.index(part.columns[i]) for i in chosen]
                 numbers = [part.numbers[i] for i in chosen] if part.numbers else []
                 blocks = [part.blocks[i] for i in chosen] if part.blocks else []
-                parts.append(_Part(part.codec.select(chosen), places, numbers, blocks))
+                parts.append(Part(part.codec.select(chosen), places, numbers, blocks))
         return TableEncoder(columns, parts, self.layout, self._categories, self._lattices)
 
     def adjusted_to(self, numbers: Numbers) -> 'TableEncoder':
@@ -181,7 +125,7 @@ class TableEncoder:
             numbers: as a model draws them, shape (row, number).
         """
         parts = [
-            _Part(part.codec.adjusted_to(numbers[:, part.numbers]), part.columns, part.numbers, part.blocks)
+            Part(part.codec.adjusted_to(numbers[:, part.numbers]), part.columns, part.numbers, part.blocks)
             for part in self._parts
         ]
         return TableEncoder(self.columns, parts, self.layout, self._categories, self._lattices)
@@ -317,60 +261,7 @@ def _values(data: pd.DataFrame, categories: dict[str, Categories]) -> np.ndarray
     return np.stack(columns, axis=1) if columns else np.zeros((len(data), 0))
 
 
-def _spread(continuous: bool) -> float:
-    """Relative spread of a column that is taken for constant."""
-    return SOLVER_DIGITS if continuous else ROUNDING
-
-
-def _inflated(column: np.ndarray, scaling: str, spread: float, censored: bool, stepped: bool) -> InflatedCodec | None:
-    """The codec of a column that needs a state beside its number; None for one that does not.
-
-    A spike at the end of a censored column's range needs none: it is what a limit made of numbers beyond it, and normal
-    scores spread it over their tail, where it goes on depending on the other columns as the numbers beside it do.
-    """
-    present = column[~np.isnan(column)]
-    exact, resolution = exact_values(present) if scaling == 'quantile' else ([], 0.0)
-    rest = _others(present, exact, resolution)
-    if censored and len(np.unique(present)) > FEW_LEVELS and not (len(rest) and is_constant(rest, spread)):
-        low, high = present.min() + resolution, present.max() - resolution
-        exact = [value for value in exact if low < value < high]
-        rest = _others(present, exact, resolution)
-    if len(rest) and is_constant(rest, spread):
-        exact, rest = [*exact, float(np.median(rest))], rest[:0]
-    if not exact and len(present) == len(column):
-        return None
-
-    def codec(others: np.ndarray) -> ColumnCodec:
-        return SCALINGS[scaling](others, [stepped])
-
-    return InflatedCodec.fit(column, exact, resolution, codec if len(rest) else None)
-
-
-def _others(values: np.ndarray, exact: list[float], resolution: float) -> np.ndarray:
-    """The values that are none of the exact ones, shape (other,)."""
-    return values[(np.abs(values[:, None] - np.array(exact)) > resolution).all(1)]
-
-
-def _arrange(found: Iterable[tuple[ColumnCodec, list[int]]]) -> tuple[list[_Part], Layout]:
-    """Gives every codec its numbers and blocks; blocks of equal size become neighbours.
-
-    Numbers without a state come first among those that are found.
-    """
-    found = list(found)
-    sizes = [len(each) for codec, _ in found for each in codec.frequencies]
-    order = np.argsort(sizes, kind='stable')
-    place = np.argsort(order, kind='stable').tolist()
-    frequencies = [each for codec, _ in found for each in codec.frequencies]
-    parts, first_number, first_block = [], 0, 0
-    for codec, columns in found:
-        next_number, next_block = first_number + codec.num_numbers, first_block + len(codec.frequencies)
-        parts.append(_Part(codec, columns, list(range(first_number, next_number)), place[first_block:next_block]))
-        first_number, first_block = next_number, next_block
-    plain = sum(codec.num_numbers for codec, _ in found if not codec.frequencies)
-    return parts, Layout(first_number, [frequencies[index] for index in order], plain)
-
-
-def _each_once(parts: Iterable[_Part]) -> list[_Part]:
+def _each_once(parts: Iterable[Part]) -> list[Part]:
     """The parts that write features which none before them writes: a column's features come from one column."""
     written, found = set[int](), []
     for part in parts:
@@ -379,21 +270,6 @@ def _each_once(parts: Iterable[_Part]) -> list[_Part]:
             found.append(part)
         written |= places
     return found
-
-
-def _following(parts: Sequence[_Part], values: np.ndarray, place: int, leader: int) -> _Part:
-    """The part of a column that shares the features of another one.
-
-    Args:
-        parts: those of the columns that lead.
-        values: the table.
-        place: that of the column that follows.
-        leader: that of the column that leads.
-    """
-    part = next(part for part in parts if leader in part.columns)
-    at = part.columns.index(leader)
-    codec = follower(part.codec.select([at]), *torch.from_numpy(values[:, [leader, place]]).unbind(1))
-    return _Part(codec, [place], part.numbers[at : at + 1], part.blocks[at : at + 1])
 
 
 def _nearest(column: Tensor, lattice: Tensor | None) -> Tensor:

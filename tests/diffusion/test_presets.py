@@ -11,7 +11,7 @@ from sdv_constrained_diffusion.diffusion.plan import TrainingPlan
 from sdv_constrained_diffusion.diffusion.presets import PRESETS, default_preset, paper_preset
 from sdv_constrained_diffusion.diffusion.sampler import AncestralSampler, MultistepSampler
 from sdv_constrained_diffusion.diffusion.training import train
-from sdv_constrained_diffusion.tabular.encoder import SCALINGS
+from sdv_constrained_diffusion.tabular.arrangement import SCALINGS
 
 MIXED = Layout(1, [torch.tensor([0.2, 0.8]).double(), torch.tensor([0.7, 0.3, 0.0]).double()])
 """A number and two categories, one of which has a level that no row holds."""

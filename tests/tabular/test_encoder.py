@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sdv_constrained_diffusion.errors import DataError
-from sdv_constrained_diffusion.tabular.encoder import SCALINGS, TableEncoder
+from sdv_constrained_diffusion.tabular.arrangement import SCALINGS
+from sdv_constrained_diffusion.tabular.encoder import TableEncoder
 
 FEATURES = {
     'p': (1, 0),  # a density
