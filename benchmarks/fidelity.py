@@ -50,6 +50,9 @@ MOST_MATCHED = 2500
 COPIED = 1e-6
 """Rows this near to a training row are it; deviations of numbers, a change of label is 1."""
 
+NEAR_SHARE = 0.05
+"""Of the held-out rows, that are by chance much nearer to one training row than to any other."""
+
 TIMES_BUDGET, MORE_S = 4, 900
 """A method that takes this many times its budget and this many seconds more, on the wall clock, is given up."""
 
@@ -99,6 +102,12 @@ def usefulness(train: pd.DataFrame, task: Task, sdtypes: dict[str, str], seed: i
     return float(r2_score(task.held_out[task.target], trees.predict(task.held_out[features])))
 
 
+def distance_ratios(rows: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Of each row the distance to the nearest training row over that to the second nearest; 1 where both are 0."""
+    first, second = cKDTree(train).query(rows, k=2)[0].T
+    return np.divide(first, second, out=np.ones_like(first), where=second > 0)
+
+
 def judged(synthetic: pd.DataFrame, task: Task, seed: int) -> Figures:
     """All measures of some rows, as many as there are to learn from; of columns that vary.
 
@@ -118,6 +127,7 @@ def judged(synthetic: pd.DataFrame, task: Task, seed: int) -> Figures:
     random = np.random.default_rng(seed)
     few = {key: random.permutation(each)[:MOST_MATCHED] for key, each in arrays.items()}
     to_train, to_held_out = (cKDTree(arrays[key]).query(few['synthetic'])[0] for key in ('train', 'held_out'))
+    ratios = {key: distance_ratios(few[key], arrays['train']) for key in ('synthetic', 'held_out')}
     figures: Figures = {
         **quality_errors(Comparison(real, synthetic, task.train, {'columns': described})),
         'c2st_auc': real_or_synthetic_auc(real, synthetic, described, seed),
@@ -129,7 +139,11 @@ def judged(synthetic: pd.DataFrame, task: Task, seed: int) -> Figures:
     }
     if synthetic is not task.train:
         nearer = (to_train < to_held_out) + 0.5 * (to_train == to_held_out)
-        figures |= {'dcr_share': float(nearer.mean()), 'copied_share': float((to_train <= COPIED).mean())}
+        figures |= {
+            'dcr_share': float(nearer.mean()),
+            'nndr_share': float((ratios['synthetic'] < np.quantile(ratios['held_out'], NEAR_SHARE)).mean()),
+            'copied_share': float((to_train <= COPIED).mean()),
+        }
     if task.log_density is not None:
         of_rows = [task.log_density(each[list(varies)].to_numpy()) for each in (synthetic, real)]
         figures['log_density_shift'] = float(of_rows[0].mean() - of_rows[1].mean())

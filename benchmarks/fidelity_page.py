@@ -31,6 +31,7 @@ COLUMNS = {
     'usefulness': ('TSTR', '{:.3f}'),
     'log_density_shift': ('log density', '{:+.2f}'),
     'dcr_share': ('DCR', '{:.3f}'),
+    'nndr_share': ('NNDR', '{:.3f}'),
     'copied_share': ('copies', '{:.3f}'),
     'fit_cpu_s': ('fit, s', '{:.0f}'),
     'rows_per_cpu_s': ('rows/s', '{:,.0f}'),
@@ -39,6 +40,9 @@ COLUMNS = {
 """Figures of a run: heading and format."""
 
 LINES = DOCS / 'fidelity.jsonl'
+
+SCRIPT = '_static/plotly.min.js'
+"""Where `docs/conf.py` puts plotly's, seen from the page."""
 
 INTRODUCTION = """# Fidelity per CPU second
 
@@ -54,7 +58,9 @@ its budget once the loss on them does not fall any more.
   the training half. **TSTR**: AUC (labels) or R² (numbers) on real rows of trees that learned one column from
   synthetic ones.
 - **log density**: mean under the true law less that of real rows. **DCR**: share of rows nearer to a training row
-  than to a held-out one, 0.5 for none learned by heart. **copies**: share of rows that equal a training row.
+  than to a held-out one, 0.5 for none learned by heart. **NNDR**: share of rows as much nearer to one training row
+  than to the next as 0.05 of the held-out rows are; more where single rows are learned by heart. Older lines lack it.
+  **copies**: share of rows that equal a training row.
 
 Three references are no methods. *floor*: the training half judged as if it were synthetic. *bootstrap*: as many rows
 drawn from it independently, which is how rows of a synthesizer scatter; the repeats among them are what C2ST sees.
@@ -97,7 +103,9 @@ def plot(lines: pd.DataFrame) -> go.Figure:
         sorted(set(lines['method']) - set(REFERENCES), key=list(METHODS).index),
     )
     columns = min(len(tasks), 3)
-    figure = make_subplots(-(-len(tasks) // columns), columns, subplot_titles=tasks)
+    figure = make_subplots(
+        -(-len(tasks) // columns), columns, subplot_titles=tasks, horizontal_spacing=0.06, vertical_spacing=0.08
+    )
     palette = [
         '#0072B2',
         '#D55E00',
@@ -131,15 +139,23 @@ def plot(lines: pd.DataFrame) -> go.Figure:
                 )
         floor = own.loc[own['method'] == 'floor', 'c2st_auc'].mean()
         figure.add_hline(y=floor, line={'dash': 'dash', 'color': '#444'}, **place)
-    figure.update_xaxes(type='log', title='CPU seconds of fitting')
-    figure.update_yaxes(title='C2ST AUC', range=[0.48, 1.02])
-    return figure.update_layout(height=340 * -(-len(tasks) // columns), template='plotly_white')
+    figure.update_xaxes(type='log', range=[-0.5, 3.2], dtick=1)
+    figure.update_yaxes(range=[0.48, 1.02])
+    for number in range(len(tasks)):
+        place = {'row': number // columns + 1, 'col': number % columns + 1}
+        if number % columns == 0:
+            figure.update_yaxes(title='C2ST AUC', **place)
+        if number >= len(tasks) - columns:
+            figure.update_xaxes(title='CPU seconds of fitting', **place)
+    return figure.update_layout(
+        height=300 * -(-len(tasks) // columns), template='plotly_white', legend={'orientation': 'h', 'y': -0.1}
+    )
 
 
 def main() -> None:
     lines = newest([LINES, *map(Path, sys.argv[1:] or [RESULTS / 'fidelity.jsonl'])])
     lines.to_json(LINES, orient='records', lines=True)
-    plot(lines).write_html(DOCS / 'fidelity_plot.html', include_plotlyjs='cdn', full_html=False)
+    plot(lines).write_html(DOCS / 'fidelity_plot.html', include_plotlyjs=SCRIPT, full_html=False, div_id='fidelity')
     parts = [f'## {task}\n\n{table(own)}\n' for task, own in lines.groupby('task', sort=False)]
     (DOCS / 'fidelity.md').write_text('\n'.join([INTRODUCTION, *parts]))
 
