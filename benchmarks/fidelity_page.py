@@ -69,6 +69,8 @@ drawn from it independently, which is how rows of a synthesizer scatter; the rep
 ```{raw} html
 :file: fidelity_plot.html
 ```
+
+C2ST after the shortest and the longest budget, beside that of the other method that came closest after any:
 """
 
 
@@ -78,6 +80,25 @@ def newest(paths: list[Path]) -> pd.DataFrame:
     lines = lines.drop_duplicates(KEYS, keep='last')
     order = {task: place for place, task in enumerate(TASKS)}
     return lines.sort_values('task', key=lambda tasks: tasks.map(order), kind='stable').reset_index(drop=True)
+
+
+def summary(lines: pd.DataFrame) -> str:
+    """Per task the C2ST of `default` after its shortest and its longest budget, and of the closest other method."""
+    rows = ['| task | default | default | closest other method | floor |', '|---|---|---|---|---|']
+    for task, own in lines.groupby('task', sort=False):
+        means = own.groupby(['method', 'budget_cpu_s'], dropna=False)['c2st_auc'].mean().reset_index()
+        ours = means[means['method'] == 'default'].sort_values('budget_cpu_s')
+        others = means[~means['method'].isin(('default', 'default without laws', *REFERENCES))]
+        cells = [_after(ours.iloc[0]), _after(ours.iloc[-1]), _after(others.loc[others['c2st_auc'].idxmin()], True)]
+        floor = means.loc[means['method'] == 'floor', 'c2st_auc'].item()
+        rows.append(f'| {task} | {" | ".join(cells)} | {floor:.3f} |')
+    return '\n'.join(rows)
+
+
+def _after(run: pd.Series, named: bool = False) -> str:
+    """A run's C2ST and budget."""
+    parts = [f'{run["c2st_auc"]:.3f}', *([run['method']] if named else [])]
+    return ', '.join([*parts, *([] if pd.isna(run['budget_cpu_s']) else [f'{run["budget_cpu_s"]:.0f} s'])])
 
 
 def table(lines: pd.DataFrame) -> str:
@@ -157,7 +178,7 @@ def main() -> None:
     lines.to_json(LINES, orient='records', lines=True)
     plot(lines).write_html(DOCS / 'fidelity_plot.html', include_plotlyjs=SCRIPT, full_html=False, div_id='fidelity')
     parts = [f'## {task}\n\n{table(own)}\n' for task, own in lines.groupby('task', sort=False)]
-    (DOCS / 'fidelity.md').write_text('\n'.join([INTRODUCTION, *parts]))
+    (DOCS / 'fidelity.md').write_text('\n'.join([INTRODUCTION, summary(lines) + '\n', *parts]))
 
 
 if __name__ == '__main__':

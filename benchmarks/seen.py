@@ -1,11 +1,14 @@
 """What a classifier sees in the default recipe's rows: single columns, the columns it leans on, and pairs of those.
 
     OMP_NUM_THREADS=1 python benchmarks/seen.py --tasks case24 --budgets 300 --seeds 0
+    OMP_NUM_THREADS=1 python benchmarks/seen.py --tasks multimodal --budgets 60 --seeds 0 --law-seeds 50 51 52 53
 
 One JSON line for each task, budget and seed. `alone` is the AUC of a column by itself; `importance` what the AUC of the
 classifier of all columns loses when a column of rows that it has not seen is shuffled; `pairs` the AUC of two columns,
 among those of the largest importance and those worst alone. The training half, judged in the same way, says what two
-real tables have.
+real tables have. With `--law-seeds`, other draws of a task whose law does not depend on the seed, a line more says what
+is left of the AUC when each number keeps its ranks and gets the quantiles of the training half, or of those draws: what
+the training half does not tell of the marginals, no method could know. It has that of the draws' own rows, too.
 """
 
 import os
@@ -32,6 +35,9 @@ MOST_ROWS = 5000
 """Rows of each kind that are looked at."""
 
 NUM_IMPORTANT, NUM_ALONE, NUM_SHOWN = 10, 3, 5
+
+NUM_PARTS = 4
+"""Tables as large as the training half that get other quantiles together, so that each keeps the scatter of its own."""
 
 
 def importances(
@@ -67,11 +73,37 @@ def seen(synthetic: pd.DataFrame, task: Task, seed: int) -> dict[str, object]:
     }
 
 
+def with_quantiles_of(rows: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+    """Each column by its ranks, with the values that others have there."""
+    shares = (rows.rank() - 0.5) / len(rows)
+    return pd.DataFrame({name: np.quantile(others[name], shares[name]) for name in rows})
+
+
+def by_marginals(synthetic: pd.DataFrame, law: pd.DataFrame, task: Task, seed: int) -> dict[str, float]:
+    """Mean AUC of the parts of some rows, as they are and with other marginals; and of the law's own rows."""
+    columns = {name: {'sdtype': kind} for name, kind in task.sdtypes.items() if varying(task.held_out[name], kind)}
+    names = list(columns)
+    tables = {
+        'as_drawn': synthetic,
+        'quantiles_of_training_half': with_quantiles_of(synthetic[names], task.train),
+        'quantiles_of_law': with_quantiles_of(synthetic[names], law),
+        'law': law.sample(len(synthetic), random_state=seed, replace=len(law) < len(synthetic)),
+    }
+    parts = np.array_split(np.arange(len(synthetic)), NUM_PARTS)
+    return {
+        label: round(
+            float(np.mean([real_or_synthetic_auc(task.held_out, rows.iloc[part], columns, seed) for part in parts])), 4
+        )
+        for label, rows in tables.items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--tasks', nargs='+', choices=TASKS, default=list(TASKS))
     parser.add_argument('--budgets', nargs='+', type=float, default=[300], help='CPU seconds of training')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])
+    parser.add_argument('--law-seeds', nargs='+', type=int, default=[], help='draws that stand for the law of a task')
     options = parser.parse_args()
     warnings.simplefilter('ignore')
     for name, seed in itertools.product(options.tasks, options.seeds):
@@ -82,7 +114,13 @@ def main() -> None:
             synthesizer = our_synthesizer(metadata, 'default', budget, 0, task.laws)
             synthesizer.fit({TABLE: task.train})
             rows = synthesizer.sample(len(task.train))[TABLE]
-            record('seen', task=name, seed=seed, rows=f'default after {budget:g} s', **seen(rows, task, seed))
+            label = f'default after {budget:g} s'
+            record('seen', task=name, seed=seed, rows=label, **seen(rows, task, seed))
+            if options.law_seeds:
+                draws = [TASKS[name](other) for other in options.law_seeds]
+                law = pd.concat([half for draw in draws for half in (draw.train, draw.held_out)], ignore_index=True)
+                many = synthesizer.sample(NUM_PARTS * len(task.train))[TABLE]
+                record('seen', task=name, seed=seed, rows=label, **by_marginals(many, law, task, seed))
 
 
 if __name__ == '__main__':

@@ -38,6 +38,10 @@ TYPICAL_ROWS = 2048
 """Rows on which a denoiser is calibrated and its errors are measured, and that stand for the training table once it is
 gone."""
 
+ADJUSTING_BLOCKS = 5
+"""Blocks of rows that are drawn to adjust marginals. Two leave quantiles that chance has moved by so much that it is
+seen where columns are many (docs/decisions/0036)."""
+
 MOST_LEVELS = 64
 """Noise levels at which errors are measured; a sampler with more steps takes the nearest."""
 
@@ -271,7 +275,7 @@ class DiffusionModel:
         """Draws rows, and reads free ones from now on so that they have the marginals of the training rows."""
         assert self.denoiser is not None
         denoiser, width = self.denoiser, self.encoder.num_features
-        seeds = torch.randint(2**62, (TYPICAL_ROWS // BLOCK,), generator=generator).tolist()
+        seeds = torch.randint(2**62, (ADJUSTING_BLOCKS,), generator=generator).tolist()
 
         def drawn(seed: int) -> Tensor:
             return self._sampler.sample(denoiser, BLOCK, width, torch.Generator().manual_seed(seed))
