@@ -207,7 +207,7 @@ def references(task: Task, seed: int) -> dict[str, pd.DataFrame]:
 
     What is drawn row by row scatters around what was learned: no measure of one column can be expected far below that
     of `bootstrap`, however well the table is known. `shuffled` knows the columns and not the rows: its share of rows
-    nearer to the training half is not learned by heart.
+    nearer to the training half is that of rows that know the columns alone.
     """
     drawn = task.train.sample(len(task.train), replace=True, random_state=seed).reset_index(drop=True)
     random = np.random.default_rng(seed)

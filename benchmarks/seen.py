@@ -36,6 +36,9 @@ MOST_ROWS = 5000
 
 NUM_IMPORTANT, NUM_ALONE, NUM_SHOWN = 10, 3, 5
 
+OF_ONE_LAW = ('case5', 'case24', 'case118', 'heavy-tailed', 'multimodal')
+"""Tasks of numbers alone whose law does not depend on the seed."""
+
 NUM_PARTS = 4
 """Tables as large as the training half that get other quantiles together, so that each keeps the scatter of its own."""
 
@@ -105,6 +108,10 @@ def main() -> None:
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])
     parser.add_argument('--law-seeds', nargs='+', type=int, default=[], help='draws that stand for the law of a task')
     options = parser.parse_args()
+    if options.law_seeds and not {*options.tasks} <= {*OF_ONE_LAW}:
+        parser.error(f'--law-seeds needs tasks of {OF_ONE_LAW}, but got {options.tasks}.')
+    if shared := {*options.law_seeds} & {*options.seeds}:
+        parser.error(f'--law-seeds needs other draws than --seeds, but both have {sorted(shared)}.')
     warnings.simplefilter('ignore')
     for name, seed in itertools.product(options.tasks, options.seeds):
         task = TASKS[name](seed)

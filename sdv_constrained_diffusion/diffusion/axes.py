@@ -82,7 +82,7 @@ class PrincipalAxes:
         I)^{-1} \Sigma_{K \cdot}` with r as in `regressed`; the mean stays.
 
         Args:
-            z: shape (row, axis).
+            z: shape (row, axis), float64 on the processor.
             sigma: deviation of the noise, shape ().
             known: which numbers are known; None for none.
         """
@@ -106,7 +106,7 @@ class PrincipalAxes:
         the known ones; an estimate that is right in K stays as it is.
 
         Args:
-            x0_hat: estimates of the clean numbers.
+            x0_hat: estimates of the clean numbers, float64 on the processor.
             clean: the known numbers; others are not read.
             known: which numbers are known.
             sigma: deviation of each row's noise, above 0.
