@@ -90,15 +90,15 @@ def by_marginals(synthetic: pd.DataFrame, law: pd.DataFrame, task: Task, seed: i
         'as_drawn': synthetic,
         'quantiles_of_training_half': with_quantiles_of(synthetic[names], task.train),
         'quantiles_of_law': with_quantiles_of(synthetic[names], law),
-        'law': law.sample(len(synthetic), random_state=seed, replace=len(law) < len(synthetic)),
+        'law': law.sample(min(len(law), len(synthetic)), random_state=seed),
     }
-    parts = np.array_split(np.arange(len(synthetic)), NUM_PARTS)
-    return {
-        label: round(
-            float(np.mean([real_or_synthetic_auc(task.held_out, rows.iloc[part], columns, seed) for part in parts])), 4
-        )
-        for label, rows in tables.items()
-    }
+    size = len(task.held_out)
+
+    def mean_auc(rows: pd.DataFrame) -> float:
+        parts = [rows.iloc[first : first + size] for first in range(0, len(rows) - size + 1, size)]
+        return float(np.mean([real_or_synthetic_auc(task.held_out, part, columns, seed) for part in parts]))
+
+    return {label: round(mean_auc(rows), 4) for label, rows in tables.items()}
 
 
 def main() -> None:
