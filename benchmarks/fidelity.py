@@ -102,10 +102,24 @@ def usefulness(train: pd.DataFrame, task: Task, sdtypes: dict[str, str], seed: i
     return float(r2_score(task.held_out[task.target], trees.predict(task.held_out[features])))
 
 
-def distance_ratios(rows: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Of each row the distance to the nearest training row over that to the second nearest; 1 where both are 0."""
-    first, second = cKDTree(train).query(rows, k=2)[0].T
-    return np.divide(first, second, out=np.ones_like(first), where=second > 0)
+def learned_by_heart(few: dict[str, np.ndarray], arrays: dict[str, np.ndarray]) -> Figures:
+    """What nearest neighbours say of it: shares of rows nearer to a training row, to one alone of them, and on one.
+
+    Args:
+        few: some of the synthetic and of the held-out rows, as numbers.
+        arrays: all training and held-out rows.
+    """
+    tree = cKDTree(arrays['train'])
+    nearest = {key: tree.query(few[key], k=2)[0] for key in ('synthetic', 'held_out')}
+    to_train, to_held_out = nearest['synthetic'][:, 0], cKDTree(arrays['held_out']).query(few['synthetic'])[0]
+    nearer = (to_train < to_held_out) + 0.5 * (to_train == to_held_out)
+    # Where both distances are 0 no row is nearer than the next.
+    ratios = {key: np.divide(*each.T, out=np.ones(len(each)), where=each[:, 1] > 0) for key, each in nearest.items()}
+    return {
+        'dcr_share': float(nearer.mean()),
+        'nndr_share': float((ratios['synthetic'] < np.quantile(ratios['held_out'], NEAR_SHARE)).mean()),
+        'copied_share': float((to_train <= COPIED).mean()),
+    }
 
 
 def judged(synthetic: pd.DataFrame, task: Task, seed: int) -> Figures:
@@ -126,8 +140,6 @@ def judged(synthetic: pd.DataFrame, task: Task, seed: int) -> Figures:
     arrays = numbers_of({'synthetic': synthetic, 'train': task.train, 'held_out': real}, varies)
     random = np.random.default_rng(seed)
     few = {key: random.permutation(each)[:MOST_MATCHED] for key, each in arrays.items()}
-    to_train, to_held_out = (cKDTree(arrays[key]).query(few['synthetic'])[0] for key in ('train', 'held_out'))
-    ratios = {key: distance_ratios(few[key], arrays['train']) for key in ('synthetic', 'held_out')}
     figures: Figures = {
         **quality_errors(Comparison(real, synthetic, task.train, {'columns': described})),
         'c2st_auc': real_or_synthetic_auc(real, synthetic, described, seed),
@@ -138,12 +150,7 @@ def judged(synthetic: pd.DataFrame, task: Task, seed: int) -> Figures:
         'worst_columns_auc': dict(sorted(alone.items(), key=lambda each: -each[1])[:3]),
     }
     if synthetic is not task.train:
-        nearer = (to_train < to_held_out) + 0.5 * (to_train == to_held_out)
-        figures |= {
-            'dcr_share': float(nearer.mean()),
-            'nndr_share': float((ratios['synthetic'] < np.quantile(ratios['held_out'], NEAR_SHARE)).mean()),
-            'copied_share': float((to_train <= COPIED).mean()),
-        }
+        figures |= learned_by_heart(few, arrays)
     if task.log_density is not None:
         of_rows = [task.log_density(each[list(varies)].to_numpy()) for each in (synthetic, real)]
         figures['log_density_shift'] = float(of_rows[0].mean() - of_rows[1].mean())

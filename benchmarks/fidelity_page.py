@@ -165,14 +165,12 @@ def plot(lines: pd.DataFrame) -> go.Figure:
                 )
         floor = own.loc[own['method'] == 'floor', 'c2st_auc'].mean()
         figure.add_hline(y=floor, line={'dash': 'dash', 'color': '#444'}, **place)
-    figure.update_xaxes(type='log', range=[-0.7, 3.2], dtick=1)
-    figure.update_yaxes(range=[0.48, 1.02])
-    for number in range(len(tasks)):
-        place = {'row': number // columns + 1, 'col': number % columns + 1}
         if number % columns == 0:
             figure.update_yaxes(title='C2ST AUC', **place)
         if number >= len(tasks) - columns:
             figure.update_xaxes(title='CPU seconds of fitting', **place)
+    figure.update_xaxes(type='log', range=[-0.7, 3.2], dtick=1)
+    figure.update_yaxes(range=[0.48, 1.02])
     return figure.update_layout(
         height=300 * -(-len(tasks) // columns), template='plotly_white', legend={'orientation': 'h', 'y': -0.1}
     )

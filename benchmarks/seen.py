@@ -56,10 +56,15 @@ def importances(
     return pd.Series(found.importances_mean, index=features.columns).sort_values(ascending=False)
 
 
+def varying_columns(real: pd.DataFrame, task: Task) -> dict[str, dict[str, str]]:
+    """The columns that vary, as the classifier takes them."""
+    return {name: {'sdtype': kind} for name, kind in task.sdtypes.items() if varying(real[name], kind)}
+
+
 def seen(synthetic: pd.DataFrame, task: Task, seed: int) -> dict[str, object]:
     """The worst columns and pairs of some rows, beside the held-out ones."""
     real, synthetic = task.held_out.head(MOST_ROWS), synthetic.head(MOST_ROWS)
-    columns = {name: {'sdtype': kind} for name, kind in task.sdtypes.items() if varying(real[name], kind)}
+    columns = varying_columns(real, task)
     alone = pd.Series(column_aucs(real, synthetic, columns, seed)).sort_values(ascending=False)
     important = importances(real, synthetic, columns, seed)
     candidates = dict.fromkeys([*important.index[:NUM_IMPORTANT], *alone.index[:NUM_ALONE]])
@@ -84,7 +89,7 @@ def with_quantiles_of(rows: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
 
 def by_marginals(synthetic: pd.DataFrame, law: pd.DataFrame, task: Task, seed: int) -> dict[str, float]:
     """Mean AUC of the parts of some rows, as they are and with other marginals; and of the law's own rows."""
-    columns = {name: {'sdtype': kind} for name, kind in task.sdtypes.items() if varying(task.held_out[name], kind)}
+    columns = varying_columns(task.held_out, task)
     names = list(columns)
     tables = {
         'as_drawn': synthetic,

@@ -113,9 +113,8 @@ class PrincipalAxes:
         """
         out = x0_hat
         for K, noise, rows in _patterns(known, sigma):
-            covariance = (
-                self.directions * (self.variances * noise**2 / (self.variances + noise**2))
-            ) @ self.directions.T
+            left = self.variances * noise**2 / (self.variances + noise**2)
+            covariance = (self.directions * left) @ self.directions.T
             out = out.index_add(0, rows, (clean - x0_hat)[rows][:, K] @ _regression(covariance, K, noise))
         return out
 
@@ -142,8 +141,6 @@ def _patterns(known: Bool[Tensor, 'row number'], sigma: PerRow) -> Iterator[tupl
 
 def _regression(covariance: Square, K: NumberMask, noise: Tensor) -> Float[Tensor, 'known number']:
     r"""`(C_{KK} + r^2 I)^{-1} C_{K \cdot}`, shape (known, number): what known numbers say of all."""
-    inner = (
-        covariance[K][:, K]
-        + torch.eye(int(K.sum()), dtype=covariance.dtype) * (0.1 * noise).clamp(max=KNOWN_NOISE) ** 2
-    )
+    slack = (0.1 * noise).clamp(max=KNOWN_NOISE) ** 2
+    inner = covariance[K][:, K] + slack * torch.eye(int(K.sum()), dtype=covariance.dtype)
     return torch.linalg.solve(inner, covariance[K])
